@@ -1,0 +1,1 @@
+"""Searches in input space: one attack a file."""

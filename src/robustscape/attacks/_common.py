@@ -1,0 +1,88 @@
+"""What several attacks of the room share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from robustscape.types import BadInput, Diverged
+
+
+def check(x: Tensor, y: Tensor) -> None:
+    """Refuse what no attack can work on.
+
+    Raises:
+        BadInput: a dtype other than float32 and float64, or lengths that differ.
+    """
+    if x.dtype not in (torch.float32, torch.float64):
+        raise BadInput(f"attacks need float32 or float64 inputs, not {str(x.dtype).removeprefix('torch.')}")
+    if len(x) != len(y):
+        raise BadInput(f"{len(x)} inputs came with {len(y)} labels")
+
+
+def finite(x_adv: Tensor) -> Tensor:
+    """Return x_adv.
+
+    Raises:
+        Diverged: it holds NaN, because the model's gradient did.
+    """
+    if not bool(torch.isfinite(x_adv).all()):
+        raise Diverged("the model's gradient with respect to its inputs became NaN under attack")
+    return x_adv
+
+
+def labels(y: Tensor) -> Tensor:
+    """Return the label of each example, (N,), also of soft targets (N, K)."""
+    return y if y.ndim == 1 else y.argmax(dim=1)
+
+
+def fraction(value: float) -> str:
+    """Return a length in pixel units as people write it: "8/255" where it is a multiple of 1/255."""
+    whole = value * 255
+    near = round(whole, 4)
+    if near == int(near) and near not in (0, 255) and f"{value:.4g}" != f"{value:.2g}":
+        return f"{int(near)}/255"
+    return f"{value:.4g}"
+
+
+class _Recorded(nn.Module):
+    """The model, remembering its last output, so that a loss and a prediction cost one forward."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.logits: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return and remember the logits."""
+        self.logits = self.model(x)
+        return self.logits
+
+
+def gradient(
+    model: nn.Module,
+    loss: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    x_adv: Tensor,
+    target: Tensor,
+    *,
+    backward: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return loss (N,), logits (N, K) and the loss's gradient to the inputs (N, ...), all detached.
+
+    The gradient is of the sum over examples, so each row is its own example's. No ``.grad`` is written.
+    Without ``backward`` the third is x_adv itself.
+    """
+    recorded = _Recorded(model)
+    if not backward:
+        with torch.no_grad():
+            value = loss(recorded, x_adv, target)
+        assert recorded.logits is not None
+        return value, recorded.logits, x_adv
+    with torch.enable_grad():
+        x_adv = x_adv.detach().requires_grad_()
+        value = loss(recorded, x_adv, target)
+        (slope,) = torch.autograd.grad(value.sum(), x_adv)
+    assert recorded.logits is not None
+    return value.detach(), recorded.logits.detach(), slope

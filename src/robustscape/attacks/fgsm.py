@@ -1,0 +1,68 @@
+"""The fast gradient sign method: one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor, nn
+
+from robustscape.attacks._common import check, finite, fraction, gradient
+from robustscape.attacks.losses import CrossEntropy
+from robustscape.attacks.threat import ThreatModel
+from robustscape.modes import evaluating
+from robustscape.streams import Streams, numbered
+from robustscape.types import BadInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class FGSM:
+    """One step of steepest ascent (Goodfellow 2015, https://arxiv.org/abs/1412.6572, section 4).
+
+    x_adv = P(x + step * eps * direction): the sign of the gradient under linf, the normalised gradient under
+    l2. One forward and one backward pass in eval mode.
+
+    Attributes:
+        threat: Ball and box that the inputs stay in.
+        step: Length of the step as a multiple of eps, above 0.
+        random_start: Start uniformly in the ball (Wong 2020, https://arxiv.org/abs/2001.03994, who step 1.25).
+        loss: What is raised: (model, x_adv, target) to a loss per example.
+    """
+
+    threat: ThreatModel = field(default_factory=ThreatModel)
+    step: float = 1.0
+    random_start: bool = False
+    loss: Callable[[nn.Module, Tensor, Tensor], Tensor] = field(default_factory=CrossEntropy)
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be meant."""
+        if not self.step > 0:
+            raise BadInput(f"FGSM's step must be above 0, not {self.step:g}")
+
+    @classmethod
+    def wong(cls) -> FGSM:
+        """Return the setting of Wong 2020: a uniform start and a step of 1.25 eps."""
+        return cls(step=1.25, random_start=True)
+
+    def at(self, eps: float) -> FGSM:
+        """Return the same attack at another eps."""
+        return replace(self, threat=replace(self.threat, eps=eps))
+
+    def describe(self) -> str:
+        """Return the attack in words, for captions."""
+        return f"FGSM ({self.threat.norm} {fraction(self.threat.eps)})"
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: Streams | None = None) -> Tensor:
+        """Return adversarial inputs, (N, C, H, W); arguments as those of ``PGD``.
+
+        Raises:
+            BadInput: half-precision inputs, or shapes that do not fit.
+            Diverged: the model gave NaN.
+        """
+        check(x, y)
+        rng = rng or numbered(x, "fgsm")
+        with evaluating(model):
+            x_0 = self.threat.sample(x, rng) if self.random_start else x
+            _, _, slope = gradient(model, self.loss, x_0, y)
+        x_adv = x_0 + self.step * self.threat.eps * self.threat.steepest(slope)
+        return finite(self.threat.project(x_adv, x))

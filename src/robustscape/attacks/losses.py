@@ -1,0 +1,34 @@
+"""What an attack raises: per-example losses ``(model, x_adv, target) -> (N,)``, each its own configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropy:
+    """Cross-entropy of the logits against labels (N,) or soft targets (N, K), nats per example."""
+
+    def __call__(self, model: nn.Module, x_adv: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of each example, (N,)."""
+        return F.cross_entropy(model(x_adv), target, reduction="none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Margin:
+    """Largest wrong logit minus the right one, unclamped: positive where misclassified.
+
+    Raised by PGD this is the attack that the literature calls CW-infinity (Carlini and Wagner 2017,
+    https://arxiv.org/abs/1608.04644, equation f6 without its confidence).
+    """
+
+    def __call__(self, model: nn.Module, x_adv: Tensor, target: Tensor) -> Tensor:
+        """Return the margin of each example, (N,); ``target`` are labels, (N,)."""
+        logits = model(x_adv)
+        own = F.one_hot(target, logits.shape[1]).bool()
+        wrong = logits.masked_fill(own, -torch.inf).amax(dim=1)
+        return wrong - logits.gather(1, target[:, None]).squeeze(1)

@@ -1,0 +1,80 @@
+"""The command line: ``robustscape VERB NOUN... --OPTION VALUE``. One verb a file; each reads one stop of the street."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import inspect
+import sys
+from collections.abc import Sequence
+
+from robustscape import __version__
+from robustscape.config import nearest
+from robustscape.types import BadInput, Diverged
+
+VERBS = ("demo", "train", "evaluate", "measure", "figure", "report", "recipes", "info")
+"""The verbs in the order of the street; each is a file here with a function ``main(arguments)``."""
+
+_DISK = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EROFS: "the disk is read-only",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: What stands after ``robustscape``; by default what the process was started with.
+
+    Returns:
+        The exit code: 0; 1 for a training that diverged; 2 for what a user can get wrong, said in one sentence on
+        stderr; 130 for an interruption. tyro itself exits with 0 after --help and with 2 after arguments that
+        cannot be parsed.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _dispatch(words)
+    except BadInput as error:
+        return _say(str(error), 2)
+    except Diverged as error:
+        return _say(str(error), 1)
+    except KeyboardInterrupt:
+        return _say("interrupted; the same command goes on from here", 130)
+    except BrokenPipeError:  # whoever read the output, such as head, has enough
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        return _say(f"{_DISK[error.errno]}{where}; nothing is left half-written", 2)
+    return 0
+
+
+def _say(sentence: str, code: int) -> int:
+    sys.stderr.write(f"robustscape: {sentence}\n")
+    return code
+
+
+def _dispatch(words: list[str]) -> None:
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_overview())
+    elif words[0] in ("-V", "--version"):
+        sys.stdout.write(f"robustscape {__version__}\n")
+    elif words[0] in VERBS:
+        importlib.import_module(f"{__name__}.{words[0]}").main(words[1:])
+    else:
+        raise BadInput(f"there is no verb {words[0]!r}{nearest(words[0], VERBS)}; there are: {', '.join(VERBS)}")
+
+
+def _overview() -> str:
+    """Return what each verb does, and how to go on."""
+    docs = {verb: inspect.getdoc(importlib.import_module(f"{__name__}.{verb}")) or "" for verb in VERBS}
+    lines = [f"  {verb:<10}{text.partition(chr(10))[0]}" for verb, text in docs.items()]
+    first = "robustscape: train, evaluate and look at robust image classifiers"
+    last = "`robustscape VERB --help` explains every option; `robustscape demo` shows the whole way."
+    return "\n".join((first, "", "usage: robustscape VERB [NOUN ...] [--OPTION VALUE ...]", "", *lines, "", last, ""))

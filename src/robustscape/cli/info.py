@@ -1,0 +1,59 @@
+"""Show versions, device, precision, threads and the data found: `robustscape info`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from robustscape.cli.arguments import SPREAD, parse
+from robustscape.cli.display import out
+from robustscape.results import commit, device_name, versions
+from robustscape.runtime import Runtime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """Options of ``info``.
+
+    Attributes:
+        runtime: The machine as these options use it.
+    """
+
+    runtime: Runtime = field(default_factory=Runtime, metadata=SPREAD)
+
+
+def main(arguments: list[str]) -> None:
+    """Print what a number may depend on, and where data are looked for."""
+    description = f"{(__doc__ or '').partition(':')[0]}."
+    runtime = parse(Info(), arguments, program="robustscape info", description=description).runtime
+    rows = {**versions(), "commit": commit() or "none: not in a source tree"}
+    rows |= {"device": device_name(runtime.torch_device()), "precision": runtime.words(), "threads": _threads(runtime)}
+    rows |= {"data folder": _data_folder(), "download cache": _cache()}
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        out(f"{name:<{width}}  {value}")
+
+
+def _threads(runtime: Runtime) -> str:
+    import torch
+
+    return str(runtime.threads or torch.get_num_threads())
+
+
+def _data_folder() -> str:
+    from robustscape.data.fetch import VARIABLE
+
+    folder = os.environ.get(VARIABLE)
+    if not folder:
+        return f"none: {VARIABLE} is not set"
+    path = Path(folder).expanduser()
+    inside = ", ".join(sorted(item.name for item in path.iterdir() if item.is_dir())) if path.is_dir() else ""
+    return f"{path} ({inside or 'no folder in it'})" if path.is_dir() else f"{path}, which is no folder"
+
+
+def _cache() -> str:
+    import pooch
+
+    path = Path(pooch.os_cache("robustscape"))
+    return f"{path} ({', '.join(sorted(item.name for item in path.iterdir()))})" if path.is_dir() else f"{path} (empty)"

@@ -1,0 +1,136 @@
+"""Measure the loss around the weights: `robustscape measure SOURCE... MEASUREMENT...`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+from robustscape.attacks.threat import ThreatModel
+from robustscape.cli.arguments import SPREAD, parse
+from robustscape.cli.display import follow, out
+from robustscape.cli.sources import (
+    FORMS,
+    Look,
+    Source,
+    folder_of,
+    look,
+    model_of,
+    nouns,
+    sources,
+    split_of,
+    subject_of,
+    wants_help,
+)
+from robustscape.config import is_component, members, named
+from robustscape.results import save
+from robustscape.runtime import threads
+from robustscape.types import BadInput, Measurement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """Options of ``measure``.
+
+    Attributes:
+        measurements: What is measured, each by its own options, such as --flatness.xi.
+        look: Which data, network and machine.
+        checkpoint: Which checkpoints of a run: last, best (on validation), best_on_test, epoch-0010.
+        split: Which split: test, train, validation.
+        n: Examples, the first of the split; none for all.
+        batch_size: Examples per forward.
+        processes: Processes of one thread each that share the points, on the CPU.
+    """
+
+    measurements: dict[str, Measurement] = field(metadata=SPREAD)
+    look: Look = field(metadata=SPREAD)
+    checkpoint: tuple[str, ...] = ("last",)
+    split: str = "test"
+    n: int | None = 1000
+    batch_size: int = 250
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.split not in ("test", "train", "validation"):
+            raise BadInput(f"split must be test, train or validation, not {self.split!r}")
+        if self.n is not None and self.n < 1:
+            raise BadInput(f"n must be at least 1, not {self.n}; did you mean none, for all examples?")
+
+
+def main(arguments: list[str]) -> None:
+    """Carry out every measurement on every source and checkpoint; write the results.
+
+    Raises:
+        BadInput: no source, no measurement, or one that cannot be made as asked.
+    """
+    words, options = nouns(arguments)
+    known = members("Measurement")
+    names = [word for word in words if word.partition(".")[0] in known or word == "all"]
+    if wants_help(options):
+        _options(None, names or ["all"], options)
+    found = sources([word for word in words if word not in names])
+    if not found or not names:
+        example = "robustscape measure RUN flatness slices"
+        raise BadInput(f"measure needs sources and measurements first: {example}; there are: {', '.join(known)}, all")
+    jobs = [(source, _options(source, names, options)) for source in found]
+    for source, settings in jobs:
+        folder = folder_of(source, settings.look, len(jobs))
+        for checkpoint in settings.checkpoint:
+            measure(source, settings, checkpoint, folder)
+
+
+def _options(source: Source | None, names: list[str], options: list[str]) -> Measure:
+    run = source.run if source else None
+    names = list(dict.fromkeys(m for name in names for m in (members("Measurement") if name == "all" else [name])))
+    asked = {name.partition(".")[0]: named("Measurement", name) for name in names}
+    if run is not None:  # a preset keeps its own threat model
+        threat = run.evaluation.threat()
+        asked = {name: value if name not in names else _under(threat, value) for name, value in asked.items()}
+    default = Measure(measurements=asked, look=look(source))
+    if run is not None:
+        default = replace(default, n=run.evaluation.n, batch_size=run.evaluation.batch_size)
+    there = f"There are: {', '.join(members('Measurement'))}, all; presets as flatness.stutz."
+    return parse(
+        default,
+        options,
+        program="robustscape measure SOURCE... MEASUREMENT...",
+        description=f"{(__doc__ or '').partition(':')[0]}. {FORMS} {there} Results go to the run's results/.",
+    )
+
+
+def _under(threat: ThreatModel, measurement: Measurement) -> Measurement:
+    """Return the measurement with all its attacks under the threat model that judges the run."""
+    parts = {f.name: getattr(measurement, f.name) for f in fields(measurement)}  # pyright: ignore[reportArgumentType]
+    attacks = {name: part for name, part in parts.items() if is_component(part) and hasattr(part, "threat")}
+    return replace(measurement, **{name: replace(part, threat=threat) for name, part in attacks.items()})  # pyright: ignore[reportArgumentType]
+
+
+def measure(source: Source, options: Measure, checkpoint: str, folder: Path) -> None:
+    """Carry out the measurements on one checkpoint, going on where an earlier call was stopped.
+
+    Args:
+        source: The run or model.
+        options: What and how.
+        checkpoint: Which of the run's checkpoints.
+        folder: Its ``results/`` is written to.
+    """
+    from robustscape.landscape.runner import measuring
+
+    name = f"{source.text}, {checkpoint}" if source.run else source.text
+    images = split_of(options.look, options.split)
+    model = model_of(source, options.look, checkpoint, images)
+    looked_at = subject_of(model, images, options.look, name=name, split=options.split, n=options.n)
+    looked_at = replace(looked_at, batch=options.batch_size)
+    for measurement in options.measurements.values():
+        path = folder / "results" / f"{measurement.name}-{checkpoint}.json"
+        work = measuring(measurement, looked_at, partial=path.with_suffix(".partial"), processes=options.processes)
+        with threads(options.look.runtime):
+            result = follow(work, name=f"{measurement.name} of {name}")
+        out(f"{save(result, path)}{_numbers(result)}")
+
+
+def _numbers(result: object) -> str:
+    """Return the estimates in a Result in words, "" where it has none."""
+    found = {name: value for name, value in vars(result).items() if hasattr(value, "low") and hasattr(value, "high")}
+    parts = [f"{name} {v.value:.4g} [{v.low:.4g}, {v.high:.4g}]" for name, v in found.items()]
+    return f": {', '.join(parts)}" if parts else ""

@@ -1,0 +1,43 @@
+"""Compare runs on one page that opens offline: `robustscape report RUN...`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustscape.cli.arguments import parse
+from robustscape.cli.display import out, terminal_width
+from robustscape.cli.sources import nouns, wants_help
+from robustscape.types import BadInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Options of ``report``.
+
+    Attributes:
+        out: The HTML file.
+    """
+
+    out: Path = Path("report.html")
+
+
+def main(arguments: list[str]) -> None:
+    """Write the report of any number of runs, grouped by seed, and print the table that it starts with.
+
+    Raises:
+        BadInput: no run, or nothing to show.
+    """
+    words, rest = nouns(arguments)
+    if not words and not wants_help(rest):
+        raise BadInput("report needs runs first: robustscape report RUN...")
+    description = f"{(__doc__ or '').partition(':')[0]}. Made from saved results alone; runs equal but for the seed are one group."
+    options = parse(Report(), rest, program="robustscape report RUN...", description=description)
+    from robustscape.report.page import write_report
+    from robustscape.report.tables import summary, to_text
+    from robustscape.runs import read_runs
+
+    paths = [Path(word) for word in words]
+    path = write_report(paths, options.out)
+    out(to_text(summary(read_runs(paths)), width=terminal_width()))
+    out(f"the report is {path.resolve()}")

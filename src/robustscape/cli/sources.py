@@ -1,0 +1,167 @@
+"""What stands on the command line before the options: runs, checkpoints, anyone's models."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from robustscape.config import from_plain, to_plain
+from robustscape.recipes.run import Run
+from robustscape.results import read_json
+from robustscape.runtime import Runtime
+from robustscape.types import Architecture, BadInput, DataSource, Images, Subject
+
+
+FORMS = "SOURCE is a run directory or one of several, a checkpoint (.safetensors, .pt), package.module:function or timm:NAME."
+"""What a SOURCE may be, for help."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One model, or the checkpoints of one run.
+
+    Attributes:
+        text: A run directory, a checkpoint, ``package.module:function`` or ``timm:NAME``.
+        folder: Directory whose ``results/`` takes what is found out about it.
+        run: The run that it came from, None for a model from elsewhere.
+    """
+
+    text: str
+    folder: Path
+    run: Run | None
+
+
+def nouns(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return the words before the first option, and the rest."""
+    first = next((place for place, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+    return arguments[:first], arguments[first:]
+
+
+def wants_help(options: list[str]) -> bool:
+    """Return whether help is asked for."""
+    return bool({"-h", "--help"} & set(options))
+
+
+def sources(words: list[str]) -> list[Source]:
+    """Return what the words name; a directory of runs stands for all runs below it.
+
+    Raises:
+        BadInput: a directory without a run, or a run.json that cannot be read.
+    """
+    found = []
+    for word in words:
+        path = Path(word)
+        runs = sorted(file.parent for file in path.rglob("run.json")) if path.is_dir() else []
+        if path.is_dir() and not runs:
+            raise BadInput(f"{path} is not a run of robustscape: there is no run.json in it or below it")
+        found += [Source(text=str(run), folder=run, run=_run(run)) for run in runs]
+        if not runs:
+            found.append(Source(text=word, folder=Path("runs") / _slug(word), run=None))
+    return found
+
+
+def _slug(word: str) -> str:
+    return re.sub(r"[^\w.=-]+", "-", word.removesuffix(".safetensors").removesuffix(".pt")).strip("-.")
+
+
+def _run(folder: Path) -> Run:
+    """Return the run of a directory, on this machine: the runtime it was trained with does not matter here."""
+    document = read_json(folder / "run.json")
+    if not isinstance(document, dict) or not isinstance(document.get("run"), dict):
+        raise BadInput(f"{folder / 'run.json'} does not describe a run")
+    run = from_plain({**document["run"], "runtime": to_plain(Runtime())})
+    if not isinstance(run, Run):
+        raise BadInput(f"{folder / 'run.json'} describes a {type(run).__name__}, not a run")
+    return run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How to look at a source.
+
+    Attributes:
+        data: The data set; by default the run's own.
+        architecture: The network that a checkpoint's weights belong to, where it does not say so itself.
+        mean: Per channel, what a missing normalisation subtracts, in pixel units; with --std.
+        std: Per channel, what it divides by.
+        seed: Seed of every random number, the data's splits included; by default the run's own.
+        runtime: How to use the machine.
+        out: Directory whose results/ is written to; by default the run itself, or runs/NAME for a model from
+            elsewhere.
+    """
+
+    data: DataSource | None = None
+    architecture: Architecture | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    seed: int = 0
+    runtime: Runtime
+    out: Path | None = None
+
+
+def look(source: Source | None) -> Look:
+    """Return how a source is looked at unless options say otherwise; None for help without a source."""
+    if source is None or source.run is None:
+        return Look(runtime=Runtime())
+    return Look(data=source.run.data, seed=source.run.seed, runtime=source.run.runtime)
+
+
+def folder_of(source: Source, look: Look, count: int) -> Path:
+    """Return the directory that takes the results of one of ``count`` sources."""
+    if look.out is None:
+        return source.folder
+    return look.out if count == 1 else look.out / _slug(source.text)
+
+
+def split_of(look: Look, split: str) -> Images:
+    """Return one split of the data, on the device.
+
+    Raises:
+        BadInput: it is not said which data.
+    """
+    if look.data is None:
+        raise BadInput("a model from elsewhere does not say what it is for; say which data, such as --data mnist")
+    images: Images = getattr(look.data.load(seed=look.seed), split)
+    device = look.runtime.torch_device()
+    return replace(images, x=images.x.to(device), y=images.y.to(device), index=images.index.to(device))
+
+
+def model_of(source: Source, look: Look, checkpoint: str, images: Images) -> nn.Module:
+    """Return the model, in eval mode, on the device; what it does not say of itself the images tell."""
+    from robustscape.models.loading import describe, load
+    from robustscape.runtime import place
+
+    about = describe(source.text, checkpoint=checkpoint)
+    channels, height, width = images.x.shape[1:]
+    model = load(
+        source.text,
+        checkpoint=checkpoint,
+        architecture=look.architecture,
+        image=None if about["image"] else (channels, height, width),
+        classes=None if about["classes"] else len(images.classes),
+        mean=look.mean,
+        std=look.std,
+    )
+    return place(model, look.runtime)
+
+
+def subject_of(model: nn.Module, images: Images, look: Look, *, name: str, split: str, n: int | None) -> Subject:
+    """Return the model and the first n images as what is measured."""
+    from robustscape.evaluation.subject import subject
+
+    some = images if n is None else images.take(slice(0, n))
+    return subject(
+        model,
+        some.pixels(),
+        some.y,
+        index=some.index,
+        seed=look.seed,
+        runtime=look.runtime,
+        classes=images.classes,
+        split=split,
+        model_name=name,
+        data_name=images.name if len(some) == len(images) else f"{images.name}, first {len(some)}",
+    )

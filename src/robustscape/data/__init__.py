@@ -1,0 +1,1 @@
+"""Data sets, one a file; splits and augmentation on whole batches."""

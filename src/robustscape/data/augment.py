@@ -1,0 +1,70 @@
+"""Augmentation of whole batches on their device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from robustscape.streams import Streams
+from robustscape.types import BadInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropFlip:
+    """Random crop of the padded image and random horizontal flip, as all the papers train CIFAR-10.
+
+    Attributes:
+        pad: Pixels added on each side before an image of the old size is cropped, at least 0; 0 for no crop.
+        mode: What is added: "zeros" (black), or "reflect" (the mirrored image, its edge not repeated; as in
+            the code of Rice 2020 and Wu 2020).
+        flip: Flip left and right with probability 1/2.
+    """
+
+    pad: int = 4
+    mode: Literal["zeros", "reflect"] = "zeros"
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.pad < 0:
+            raise BadInput(f"pad must be at least 0 pixels, not {self.pad}")
+        if self.mode not in ("zeros", "reflect"):
+            raise BadInput(f"mode must be 'zeros' or 'reflect', not {self.mode!r}")
+
+    def __call__(self, x: Tensor, rng: Streams) -> Tensor:
+        """Return the augmented images.
+
+        Args:
+            x: Images, (N, C, H, W), any type and device.
+            rng: One stream per image.
+
+        Returns:
+            Images of the same shape, type and device; pixels are moved, never mixed.
+
+        Raises:
+            BadInput: the images are too small to be mirrored so far.
+        """
+        N, C, H, W = x.shape
+        if self.mode == "reflect" and self.pad >= min(H, W):
+            raise BadInput(f"pad {self.pad} cannot mirror images of {H} x {W} pixels; it must be below {min(H, W)}")
+        shift = rng.tag("crop").integers(2 * self.pad + 1, 2, device=x.device) - self.pad
+        row = shift[:, :1] + torch.arange(H, device=x.device)
+        column = shift[:, 1:] + torch.arange(W, device=x.device)
+        if self.flip:
+            flipped = rng.tag("flip").integers(2, 1, device=x.device).bool()
+            column = torch.where(flipped, column.flip(1), column)
+        source = _inside(row, H)[:, :, None] * W + _inside(column, W)[:, None, :]
+        moved = x.flatten(2).gather(2, source.view(N, 1, -1).expand(N, C, -1)).view(N, C, H, W)
+        if self.mode == "reflect":
+            return moved
+        there = ((row >= 0) & (row < H))[:, :, None] & ((column >= 0) & (column < W))[:, None, :]
+        return moved * there[:, None]
+
+
+def _inside(position: Tensor, size: int) -> Tensor:
+    """Return positions mirrored into [0, size): -1 is 1, and size is size - 2; far outside, any inside."""
+    mirrored = (size - 1) - (size - 1 - position.abs()).abs()
+    return mirrored.clamp(0, size - 1)

@@ -1,0 +1,1 @@
+"""Robust accuracy and loss with intervals, counted only where confirmed in float32."""

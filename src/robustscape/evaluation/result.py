@@ -1,0 +1,94 @@
+"""What an evaluation returns: numbers with their intervals, and the images behind them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from robustscape.types import Provenance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """A mean over examples with its 95 % interval: value, low <= value <= high, and n examples."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Clean and robust performance of one model on one set of examples.
+
+    Attributes:
+        clean_error: Fraction misclassified without attack, Wilson interval.
+        robust_error: Fraction for which a misclassified input inside the threat model was found and
+            confirmed in float32, clean ones included; Wilson interval.
+        clean_loss: Cross-entropy, nats per example, bootstrap interval.
+        robust_loss: Largest cross-entropy found inside the threat model, mean; nats, bootstrap interval.
+        robust_loss_correct: The same over examples whose clean input is classified correctly; None if none.
+        robust_loss_incorrect: The same over the others; None if none.
+        classes: Class names, K.
+        class_clean_error: (K,), fraction; NaN for a class without examples.
+        class_robust_error: (K,), fraction; NaN for a class without examples.
+        class_n: (K,), examples of each class.
+        norm: Norm of the threat model, "linf" or "l2".
+        eps: Its radius, in pixel units.
+        attack: The attacks in words.
+        split: Which split, for example "test".
+        fooled: (n,), bool: robust_error's flags, in the order of ``index``.
+        index: (n,), the examples' numbers in their data set.
+        losses: (n,), the robust loss of each example, nats.
+        provenance: Where it came from.
+    """
+
+    clean_error: Number
+    robust_error: Number
+    clean_loss: Number
+    robust_loss: Number
+    robust_loss_correct: Number | None
+    robust_loss_incorrect: Number | None
+    classes: tuple[str, ...]
+    class_clean_error: np.ndarray
+    class_robust_error: np.ndarray
+    class_n: np.ndarray
+    norm: str
+    eps: float
+    attack: str
+    split: str
+    fooled: np.ndarray
+    index: np.ndarray
+    losses: np.ndarray
+    provenance: Provenance
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialImages:
+    """Clean images beside their adversarial ones.
+
+    Attributes:
+        x: (n, C, H, W), clean pixels in [0, 1].
+        x_adv: (n, C, H, W), adversarial pixels in [0, 1].
+        y: (n,), labels.
+        clean_prediction: (n,), predicted class of x.
+        adversarial_prediction: (n,), predicted class of x_adv.
+        classes: Class names.
+        norm: Norm of the threat model.
+        eps: Its radius, in pixel units.
+        attack: The attack in words.
+        provenance: Where it came from.
+    """
+
+    x: np.ndarray
+    x_adv: np.ndarray
+    y: np.ndarray
+    clean_prediction: np.ndarray
+    adversarial_prediction: np.ndarray
+    classes: tuple[str, ...]
+    norm: str
+    eps: float
+    attack: str
+    provenance: Provenance

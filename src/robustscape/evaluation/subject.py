@@ -1,0 +1,219 @@
+"""Any model and any images as the subject of an evaluation or measurement, and the search that both make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustscape import modes
+from robustscape.evaluation.checks import check_images, check_logits
+from robustscape.runtime import Runtime, fast
+from robustscape.streams import Streams
+from robustscape.types import Attack, BadInput, Diverged, Subject, Threat
+
+_HALF = (torch.float16, torch.bfloat16)
+_LOOK = 32  # images that a model is tried on before anything is believed
+
+
+def subject(
+    model: nn.Module,
+    x: Tensor | np.ndarray,
+    y: Tensor | np.ndarray,
+    *,
+    index: Tensor | None = None,
+    seed: int = 0,
+    runtime: Runtime | None = None,
+    batch: int = 250,
+    classes: Sequence[str] = (),
+    split: str = "",
+    model_name: str = "",
+    data_name: str = "",
+) -> Subject:
+    """Return a model and examples, checked and on the model's device, for evaluations and measurements.
+
+    Args:
+        model: Maps pixels in [0, 1] to logits; used in eval mode where it lies, and left without a trace.
+        x: (N, C, H, W), floats in [0, 1].
+        y: (N,), integer labels.
+        index: (N,), int64, the number of each example in its data set; by default 0 to N - 1.
+        seed: Seed of all random numbers.
+        runtime: Arithmetic of the search; its device gives way to the model's. By default the fastest that
+            is known to be right.
+        batch: Examples per forward, at least 1.
+        classes: Class names; by default their numbers.
+        split: Which split the examples are from, for example "test".
+        model_name: What is measured, for provenance; by default the class of the model.
+        data_name: Which data, for provenance.
+
+    Raises:
+        BadInput: images outside [0, 1], labels outside the classes, lengths that differ, a batch below 1, or a
+            model in half precision or whose output for the first images is not logits.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    dtypes = {tensor.dtype for tensor in tensors}
+    if dtypes & set(_HALF):
+        raise BadInput("the model's weights are in half precision; call model.float(): the search chooses its own")
+    if batch < 1:
+        raise BadInput(f"batch size must be at least 1, not {batch}")
+    device = tensors[0].device if tensors else torch.device("cpu")
+    runtime = replace(runtime or Runtime(), device=str(device))
+    images, labels = torch.as_tensor(x), torch.as_tensor(y)
+    check_images(images, labels, len(classes) or (max(int(labels.max()), 0) + 1 if labels.numel() else 1))
+    images = images.to(device, torch.float64 if torch.float64 in dtypes else torch.float32).clamp(0, 1)
+    outputs = _outputs(model, images[:_LOOK], len(classes) or None)
+    if int(labels.max()) >= outputs:
+        raise BadInput(f"labels go up to {int(labels.max())}, but the model has {outputs} outputs")
+    where = torch.arange(len(images)) if index is None else torch.as_tensor(index)
+    if len(where) != len(images):
+        raise BadInput(f"{len(images)} images came with {len(where)} indices")
+    return Subject(
+        model=model,
+        x=images,
+        y=labels.to(device, torch.int64),
+        index=where.to(device, torch.int64),
+        seed=seed,
+        view=fast(model, runtime),
+        batch=batch,
+        runtime=runtime,
+        classes=tuple(classes) or tuple(str(k) for k in range(outputs)),
+        split=split,
+        model_name=model_name or type(model).__name__,
+        data_name=data_name or "unnamed data",
+    )
+
+
+def _outputs(model: nn.Module, x: Tensor, classes: int | None) -> int:
+    """Return the number of classes that the model gives logits for, once they are seen to be logits."""
+    with torch.no_grad(), modes.evaluating(model):
+        try:
+            logits = model(x)
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise BadInput(f"the model cannot take images of shape {tuple(x.shape[1:])}: {reason}") from None
+    check_logits(logits, len(x), classes)
+    return logits.shape[1]
+
+
+def words(attack: Attack) -> str:
+    """Return an attack in words, for captions; its class and threat where it does not describe itself."""
+    describe = getattr(attack, "describe", None)
+    if describe is not None:
+        return str(describe())
+    return f"{type(attack).__name__} ({attack.threat.norm} {attack.threat.eps:.4g})"
+
+
+def batches(subject: Subject, rows: Tensor | None = None) -> Iterator[tuple[Tensor, int]]:
+    """Yield the numbers of the rows of each batch, (B,), and how many of them are meant.
+
+    Every batch has the same size, so that there is one compute shape: the last one repeats its rows.
+
+    Args:
+        subject: What is looked at.
+        rows: (M,), int64, which examples; by default all.
+    """
+    rows = torch.arange(len(subject.x), device=subject.x.device) if rows is None else rows
+    size = min(subject.batch, len(subject.x))
+    for part in rows.split(size) if len(rows) else ():
+        yield part.repeat(-(-size // len(part)))[:size], len(part)
+
+
+def judge(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cross-entropy (N,), nats, and whether misclassified (N,): one forward of the model itself, eval mode.
+
+    Raises:
+        Diverged: a loss is not finite: such an example counts neither as fooled nor as safe.
+    """
+    with torch.no_grad(), modes.evaluating(model):
+        logits = model(x)
+    loss = F.cross_entropy(logits, y, reduction="none")
+    if not bool(torch.isfinite(loss).all()):
+        raise Diverged(f"the model's loss is not finite for {int((~torch.isfinite(loss)).sum())} of {len(x)} inputs")
+    return loss, logits.argmax(dim=1) != y
+
+
+def inside(threat: Threat, x_adv: Tensor, x: Tensor) -> Tensor:
+    """Return whether each x_adv may be counted, (N,), bool: in the box exactly, in the ball up to rounding.
+
+    The rounding allowed is that of x + delta in x's own dtype: one unit in the last place of 1 per pixel.
+    """
+    delta = (x_adv.double() - x.double()).flatten(1)
+    ulp = torch.finfo(x.dtype).eps
+    if threat.norm == "linf":
+        near = delta.abs().amax(dim=1) <= threat.eps + ulp
+    else:
+        near = torch.linalg.vector_norm(delta, dim=1) <= threat.eps + ulp * delta.shape[1] ** 0.5
+    flat = x_adv.flatten(1)
+    return near & (flat >= 0).all(dim=1) & (flat <= 1).all(dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search found for some examples, judged by the model itself.
+
+    Attributes:
+        loss: (N,), cross-entropy of what was found, nats; -inf where it left the threat model.
+        wrong: (N,), bool, misclassified, and inside the threat model.
+        x_adv: (N, C, H, W), what came back.
+    """
+
+    loss: Tensor
+    wrong: Tensor
+    x_adv: Tensor
+
+
+def search(subject: Subject, searched: nn.Module, attack: Attack, rows: Tensor, *tags: str | int) -> Found:
+    """Attack some examples on ``searched`` and judge what comes back by the subject's own model.
+
+    Args:
+        subject: What is looked at.
+        searched: What the attack differentiates: an entered fast view, or the model itself.
+        attack: The search.
+        rows: (B,), int64, which examples.
+        *tags: Purpose of the random numbers.
+    """
+    x, y = subject.x[rows], subject.y[rows]
+    x_adv = attack(searched, x, y, rng=Streams(subject.seed, tags, subject.index[rows]))
+    allowed = inside(attack.threat, x_adv, x)
+    loss, wrong = judge(subject.model, x_adv, y)
+    return Found(loss=loss.masked_fill(~allowed, -torch.inf), wrong=wrong & allowed, x_adv=x_adv)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Performance:
+    """Means over a subject's examples at the weights that its model carries: nats and fractions."""
+
+    clean_loss: float
+    clean_error: float
+    robust_loss: float
+    robust_error: float
+
+
+def performance(subject: Subject, attack: Attack, *tags: str | int) -> Performance:
+    """Return clean and robust loss and error, all from one attack on every example.
+
+    The robust ones are the worse of the clean and the attacked input, example by example: the clean input is
+    inside the threat model too.
+
+    Args:
+        subject: What is looked at, at its model's present weights.
+        attack: Run on the fast view; judged by the model itself in its own precision.
+        *tags: Purpose of the random numbers: the same tags give the same starts.
+
+    Raises:
+        Diverged: a loss is not finite.
+    """
+    sums = torch.zeros(4, dtype=torch.float64)
+    with subject.view as searched:
+        for rows, count in batches(subject):
+            clean_loss, clean_wrong = judge(subject.model, subject.x[rows], subject.y[rows])
+            found = search(subject, searched, attack, rows, *tags)
+            worst = torch.maximum(clean_loss, found.loss)
+            columns = torch.stack([c.double() for c in (clean_loss, clean_wrong, worst, clean_wrong | found.wrong)])
+            sums += columns[:, :count].sum(dim=1).cpu()
+    means = (sums / len(subject.x)).tolist()
+    return Performance(clean_loss=means[0], clean_error=means[1], robust_loss=means[2], robust_error=means[3])

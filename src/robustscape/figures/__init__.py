@@ -1,0 +1,1 @@
+"""Results -> a matplotlib Axes: one figure a file, made from saved results only."""

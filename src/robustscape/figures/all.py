@@ -1,0 +1,135 @@
+"""Every figure that a run's results can give, as PDF files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from robustscape.display import threat_words
+from robustscape.figures import flatness, histograms, images, slices, training_curves
+from robustscape.figures.style import caption, figure, save, styled
+from robustscape.runs import RunFolder, checkpoints, grouped, logs, read_runs
+from robustscape.types import BadInput
+
+
+def draw(run: Path | Sequence[Path], out: Path | None = None) -> list[Path]:
+    """Draw every figure that there are results for, ready for a paper: vector graphics, Type 42 fonts.
+
+    Several runs are drawn into the same figures, grouped by seed. The same results give the same bytes.
+
+    Args:
+        run: A run directory (or one of them), or several.
+        out: Directory for the PDF files; by default ``figures`` in the run directory.
+
+    Returns:
+        The files written: training-curves, and for each checkpoint slices, flatness, histograms and, for
+        each run, images.
+
+    Raises:
+        BadInput: no run there, nothing to draw, or several runs without ``out``.
+    """
+    paths = [run] if isinstance(run, Path) else list(run)
+    folders = read_runs(paths)
+    if out is None and len(paths) > 1:
+        raise BadInput("several runs in one figure need a directory to write to: --out")
+    out = paths[0] / "figures" if out is None else out
+    with styled():
+        made = [*_curves(folders, out), *_slices(folders, out), *_flatness(folders, out)]
+        made += [*_histograms(folders, out), *_images(folders, out)]
+    if not made:
+        raise BadInput(f"{paths[0]} holds nothing to draw yet: neither a training log nor results")
+    return made
+
+
+def _curves(folders: Sequence[RunFolder], out: Path) -> list[Path]:
+    found = logs(folders)
+    if not any(found.values()):
+        return []
+    made, (left, right) = figure(1, 2, height=2.4)
+    training_curves.draw(left, found, quantity="robust")
+    training_curves.draw(right, found, quantity="clean")
+    tracked = {
+        f"{name}: n = {of.n:,}" for group in found.values() for log in group for name, of in _last_tracked(log).items()
+    }
+    caption(made, f"Accuracy at the end of each epoch, {'; '.join(sorted(tracked))}. {_seeds(found)}")
+    return [save(made, out / "training-curves.pdf")]
+
+
+def _last_tracked(log: Any) -> Mapping[str, Any]:
+    return next((entry.tracked for entry in reversed(log.epochs) if entry.tracked), {})
+
+
+def _slices(folders: Sequence[RunFolder], out: Path) -> list[Path]:
+    paths = []
+    for checkpoint in checkpoints(folders, "slices"):
+        found = grouped(folders, f"slices-{checkpoint}")
+        made, (left, right) = figure(1, 2, height=2.4)
+        slices.draw(left, found, quantity="loss")
+        slices.draw(right, found, quantity="error")
+        one = next(result for group in found.values() for result in group)
+        directions = " / ".join(str(d) for d in dict.fromkeys(len(r.clean_loss) for g in found.values() for r in g))
+        caption(
+            made,
+            f"Checkpoint {checkpoint}; {directions} directions a run, mean and one standard deviation; adversarial "
+            f"examples retaken at every position: {one.attack}; {one.split}, n = {one.n:,}. {_seeds(found)}",
+        )
+        paths.append(save(made, out / f"slices-{checkpoint}.pdf"))
+    return paths
+
+
+def _flatness(folders: Sequence[RunFolder], out: Path) -> list[Path]:
+    paths = []
+    for checkpoint in checkpoints(folders, "flatness"):
+        found = grouped(folders, f"flatness-{checkpoint}", f"evaluation-{checkpoint}-test")
+        if not any(found.values()):
+            continue
+        made, (ax,) = figure(1, 1, height=3)
+        flatness.draw(ax, found)
+        flat, evaluation = next(pair for group in found.values() for pair in group)
+        caption(
+            made,
+            f"Checkpoint {checkpoint}; flatness {flat.mode}, ξ = {flat.xi:g}, {flat.robust.n} draws, {flat.attack}, "
+            f"{flat.split}, n = {flat.n:,}; error: {threat_words(evaluation.norm, evaluation.eps)}, "
+            f"{evaluation.attack}, {evaluation.split}, n = {evaluation.robust_error.n:,}; 95 % intervals. "
+            f"{_seeds(found)}",
+        )
+        paths.append(save(made, out / f"flatness-{checkpoint}.pdf"))
+    return paths
+
+
+def _histograms(folders: Sequence[RunFolder], out: Path) -> list[Path]:
+    paths = []
+    for checkpoint in checkpoints(folders, "histograms"):
+        found = grouped(folders, f"histograms-{checkpoint}")
+        names = histograms.layers(found)
+        rows = (len(names) + 2) // 3
+        made, axes = figure(rows, 3, height=1.7 * rows + 0.3)
+        for ax, name in zip(axes, names, strict=False):
+            histograms.draw(ax, found, layer=name)
+        histograms.key(axes[0], found)
+        for ax in axes[len(names) :]:
+            ax.set_visible(False)
+        caption(made, f"Checkpoint {checkpoint}; biases and normalisation parameters left out. {_seeds(found)}")
+        paths.append(save(made, out / f"histograms-{checkpoint}.pdf"))
+    return paths
+
+
+def _images(folders: Sequence[RunFolder], out: Path) -> list[Path]:
+    paths = []
+    for checkpoint in checkpoints(folders, "images"):
+        having = [folder for folder in folders if f"images-{checkpoint}" in folder.results]
+        for folder in having:
+            result = folder.results[f"images-{checkpoint}"]
+            made, (ax,) = figure(1, 1, height=2.6)
+            images.draw(ax, result)
+            text = f"{folder.label}, seed {folder.seed}, checkpoint {checkpoint}; "
+            caption(made, f"{text}{threat_words(result.norm, result.eps)}, {result.attack}. ✗: not the true class.")
+            which = "" if len(having) == 1 else f"-{folder.path.resolve().name}"
+            paths.append(save(made, out / f"images-{checkpoint}{which}.pdf"))
+    return paths
+
+
+def _seeds(found: Mapping[str, Sequence[Any]]) -> str:
+    """How many seeds stand behind each group, in words."""
+    return "Seeds: " + ", ".join(f"{label} {len(group)}" for label, group in found.items() if group) + "."

@@ -1,0 +1,105 @@
+"""How every figure looks, and how it is written."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from robustscape.display import Band, colour
+from robustscape.results import written
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK = "#333333"
+"""Colour of text and axes."""
+
+FAINT = "#9a9a9a"
+"""Colour of reference lines."""
+
+MARKERS = "osD^vPX*"
+"""Markers of groups, in their order: a second sign beside the colour."""
+
+WIDTH = 5.5
+"""Width of a figure, inches: the text width of most conference papers."""
+
+_RC = {
+    "font.size": 8,
+    "font.family": "DejaVu Sans",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 8,
+    "axes.linewidth": 0.6,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "lines.linewidth": 1.4,
+    "legend.frameon": False,
+    "legend.fontsize": 7,
+    "figure.facecolor": "white",
+    "pdf.fonttype": 42,  # TrueType, as most venues ask for
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Run the block, making and saving of figures, in robustscape's style."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(_RC):
+        yield
+
+
+def figure(rows: int, columns: int, *, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure of the usual width and its Axes, row by row; ``height`` in inches."""
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(WIDTH, height), layout="constrained")
+    return made, list(made.subplots(rows, columns, squeeze=False).flat)
+
+
+def group_colour(group: int) -> str:
+    """Return the colour of a group, the same in every figure."""
+    return colour(group)
+
+
+def draw_band(ax: Axes, curve: Band, *, group: int, scale: float = 1.0, line: str = "-", label: str = "") -> None:
+    """Draw a curve in its group's colour, and its band where there are several; values times ``scale``."""
+    ax.plot(curve.x, scale * curve.mean, line, color=group_colour(group), label=label or "_")
+    if curve.count > 1:
+        ax.fill_between(
+            curve.x, scale * curve.low, scale * curve.high, color=group_colour(group), alpha=0.18, linewidth=0
+        )
+
+
+def legend(ax: Axes, names: Sequence[str], lines: Sequence[tuple[str, str]] = ()) -> None:
+    """Draw a legend: a colour for each (group, name), empty names left out, and what the line styles mean.
+
+    Args:
+        ax: Where.
+        names: The groups' labels in their order, "" for one that is not drawn.
+        lines: (line style, meaning).
+    """
+    from matplotlib.lines import Line2D
+
+    groups = [Line2D([], [], color=group_colour(g), label=name) for g, name in enumerate(names) if name]
+    styles = [Line2D([], [], color=INK, linestyle=style, label=meaning) for style, meaning in lines]
+    ax.legend(handles=[*groups, *styles])
+
+
+def caption(made: Figure, text: str) -> None:
+    """Put the settings that made the numbers under a figure, small."""
+    made.supxlabel(textwrap.fill(text, 118), fontsize=6, x=0.01, ha="left", color=INK)
+
+
+def save(made: Figure, path: Path) -> Path:
+    """Write a figure as PDF, whole or not at all; the same figure gives the same bytes. Returns the path."""
+    with written(path) as file:
+        made.savefig(file, format="pdf", metadata={"CreationDate": None})
+    return path

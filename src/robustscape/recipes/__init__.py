@@ -1,0 +1,1 @@
+"""Functions that return a whole Run: one file a data set."""

@@ -1,0 +1,51 @@
+"""Recipes on CIFAR-10 in a size that two processor cores finish: PreActResNet-18 of width 16, 10,000 images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from robustscape.attacks.pgd import PGD
+from robustscape.attacks.threat import ThreatModel
+from robustscape.data.augment import CropFlip
+from robustscape.data.folder import Folder
+from robustscape.evaluation.accuracy import Evaluating
+from robustscape.models.preact_resnet import PreActResNet
+from robustscape.objectives.at import AT
+from robustscape.objectives.natural import Natural
+from robustscape.recipes.run import Run
+from robustscape.training.optimizers.sgd import SGD
+from robustscape.training.schedules.piecewise import Piecewise
+from robustscape.training.settings import Training
+from robustscape.weights.awp import AWP
+
+_ATTACK = PGD(threat=ThreatModel(norm="linf", eps=8 / 255), steps=10, step_size=2 / 255)
+
+
+def cifar10_jpeg_at_small() -> Run:
+    """Train a narrow PreActResNet-18 on 10,000 CIFAR-10 (JPEG) images adversarially: linf 8/255, PGD-10."""
+    return Run(
+        data=Folder(path="cifar10-jpeg", name="CIFAR-10 (JPEG)", per_class=1000),
+        model=PreActResNet(width=16, mean=(0.4914, 0.4822, 0.4465), std=(0.2471, 0.2435, 0.2616)),
+        objective=AT(attack=_ATTACK),
+        augment=CropFlip(pad=4, mode="reflect"),
+        training=Training(
+            epochs=30,
+            batch_size=128,
+            optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=5e-4),
+            lr=Piecewise(at=(0.5, 0.75)),
+            track_attack=_ATTACK,
+            track=500,
+            track_every=2,
+        ),
+        evaluation=Evaluating(steps=20, restarts=2, step_size=2 / 255, loss_steps=20, loss_restarts=2, n=1000),
+    )
+
+
+def cifar10_jpeg_natural_small() -> Run:
+    """Train a narrow PreActResNet-18 on 10,000 CIFAR-10 (JPEG) images without an adversary."""
+    return replace(cifar10_jpeg_at_small(), objective=Natural())
+
+
+def cifar10_jpeg_at_awp_small() -> Run:
+    """Train a narrow PreActResNet-18 on 10,000 CIFAR-10 (JPEG) images adversarially under AWP."""
+    return replace(cifar10_jpeg_at_small(), weights=AWP())

@@ -1,0 +1,145 @@
+"""Carry out a Run: from its settings to a folder of settings, log and checkpoints."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from robustscape.config import from_plain, to_plain
+from robustscape.data.batches import Loader
+from robustscape.data.splits import on_device
+from robustscape.recipes.run import Run
+from robustscape.results import SCHEMA, provenance, read_json, versions, write_json
+from robustscape.runtime import place, threads
+from robustscape.training.checkpoints import load_state, save_state, save_weights
+from robustscape.training.log import TrainingLog, read_log, write_log
+from robustscape.training.loop import Epoch, State, Step, fit, start
+from robustscape.types import BadInput, Plain
+
+
+def train(run: Run, out: Path, *, name: str) -> Iterator[Step | Epoch]:
+    """Train into a folder, going on where an earlier call with the same Run was stopped; give every step.
+
+    Writes ``run.json``, ``log.jsonl`` and ``checkpoints/``: ``last``, ``best`` (on validation), on request
+    ``best_on_test`` and every k-th epoch as ``epoch-0010``, and ``resume``, the whole state.
+
+    Args:
+        run: What to do.
+        out: The folder, new or of the same Run.
+        name: What tables call it: the recipe's name.
+
+    Raises:
+        BadInput: the folder holds another run, or the data cannot be had.
+        Diverged: a number that must be finite is not.
+    """
+    document = _claim(run, out)
+    splits = on_device(run.data.load(seed=run.seed), run.runtime.torch_device())
+    image = tuple(splits.train.x.shape[1:])
+    with threads(run.runtime):
+        model = run.model.build(image=image, classes=len(splits.train.classes), seed=run.seed)
+        state = start(place(model, run.runtime), run.objective, run.training)
+        resume = out / "checkpoints" / "resume.safetensors"
+        if resume.exists():
+            load_state(state, resume)
+        if document is None:
+            about = {"image": list(image), "classes": list(splits.train.classes), "train_n": len(splits.train)}
+            write_json(out / "run.json", {"schema": SCHEMA, "run": to_plain(run), "name": name, **about, **_made(run)})
+        tracked = {"train": splits.train, "validation": splits.validation}
+        if run.training.track_test:
+            tracked["test"] = splits.test
+        loader = Loader(images=splits.train, batch_size=run.training.batch_size, seed=run.seed, augment=run.augment)
+        events = fit(
+            state,
+            loader,
+            objective=run.objective,
+            weights=run.weights,
+            settings=run.training,
+            runtime=run.runtime,
+            seed=run.seed,
+            tracked=tracked if run.training.track else {},
+        )
+        yield from _keep(events, state, run, out, {"image": list(image), "classes": list(splits.train.classes)})
+
+
+def _claim(run: Run, out: Path) -> Plain:
+    """Return the folder's run.json, None for a new folder; refuse a folder that holds something else."""
+    path = out / "run.json"
+    if not path.exists():
+        if out.exists() and any(out.iterdir()):
+            raise BadInput(f"{out} is not empty and holds no run; did you mean another --out?")
+        return None
+    document = read_json(path)
+    held, wanted = from_plain(document["run"]), run
+    if to_plain(held) != to_plain(wanted):
+        raise BadInput(
+            f"{out} holds another run ({', '.join(_differences(to_plain(held), to_plain(wanted)))}); "
+            "choose another --out, or remove it"
+        )
+    there, here = document["provenance"], {"versions": versions(), "threads": torch.get_num_threads()}
+    for what, value in here.items():
+        if there[what] != value:
+            warnings.warn(
+                f"{out} was begun with {what} {there[what]} and goes on with {value}: its bits may differ from an "
+                "uninterrupted run's",
+                stacklevel=3,
+            )
+    return document
+
+
+def _differences(held: Plain, wanted: Plain, path: str = "") -> list[str]:
+    """Name the fields in which two plain Runs differ, with both values."""
+    if isinstance(held, dict) and isinstance(wanted, dict) and held.get("type") == wanted.get("type"):
+        return [line for key in wanted for line in _differences(held.get(key), wanted[key], f"{path}.{key}".strip("."))]
+    return [] if held == wanted else [f"{path} {_short(held)} there, {_short(wanted)} here"]
+
+
+def _short(plain: Plain) -> str:
+    return str(plain["type"].rpartition(":")[2]) if isinstance(plain, dict) and "type" in plain else str(plain)
+
+
+def _made(run: Run) -> Plain:
+    device = run.runtime.torch_device()
+    made = provenance(
+        seconds=0.0, device=device, precision=run.runtime.words(), seed=run.seed, model="", data="", settings=None
+    )
+    return {"provenance": to_plain(made)}
+
+
+def _keep(events: Iterator[Step | Epoch], state: State, run: Run, out: Path, about: Plain) -> Iterator[Step | Epoch]:
+    """Pass the events on; write log, checkpoints and state as they come."""
+    folder = out / "checkpoints"
+    log = _log_up_to(out / "log.jsonl", state.epoch)
+    saved = time.monotonic()
+    for event in events:
+        if isinstance(event, Step):
+            if time.monotonic() - saved > run.training.checkpoint_seconds:
+                save_state(state, folder / "resume.safetensors")
+                saved = time.monotonic()
+            yield event
+            continue
+        entry = event.log
+        metadata = {"architecture": to_plain(run.model), **about, "epoch": entry.epoch}
+        names = ["last"]
+        names += ["best"] if entry.selected else []
+        names += ["best_on_test"] if event.best_on_test else []
+        every = run.training.keep_every
+        names += [f"epoch-{entry.epoch:04d}"] if every and entry.epoch % every == 0 else []
+        for checkpoint in names:
+            note = {"selected": "on test, as the papers do"} if checkpoint == "best_on_test" else {}
+            save_weights(state.kept, folder / f"{checkpoint}.safetensors", metadata | note)
+        log = TrainingLog(epochs=(*log.epochs, entry))
+        write_log(out / "log.jsonl", log)
+        save_state(state, folder / "resume.safetensors")
+        saved = time.monotonic()
+        yield event
+
+
+def _log_up_to(path: Path, epochs: int) -> TrainingLog:
+    """Read the log of the epochs that the saved state has seen: a later line was written just before a kill."""
+    if not path.exists():
+        return TrainingLog(epochs=())
+    return TrainingLog(epochs=read_log(path).epochs[:epochs])

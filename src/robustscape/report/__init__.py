@@ -1,0 +1,1 @@
+"""Results -> one interactive HTML page, and tables for the terminal, CSV and LaTeX."""

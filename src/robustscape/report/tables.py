@@ -1,0 +1,306 @@
+"""Tables of results, for the terminal, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from robustscape.display import eps_words
+from robustscape.evaluation.result import Evaluation, Number
+from robustscape.landscape.flatness import FlatnessResult
+from robustscape.runs import RunFolder, checkpoints, grouped, labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """A number with its uncertainty, in the unit of its column.
+
+    Attributes:
+        value: The number; the mean over the runs where there are several.
+        low: Lower end of the 95 % interval (the mean of the runs' lower ends), None where unknown.
+        high: Its upper end.
+        spread: Sample standard deviation over the runs' seeds, None for a single run.
+        runs: Number of runs.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    spread: float | None = None
+    runs: int = 1
+
+
+Cell: TypeAlias = Quantity | str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column: its name, the unit of its numbers ("" for words) and the decimals they are shown with."""
+
+    name: str
+    unit: str = ""
+    decimals: int = 1
+
+    def title(self) -> str:
+        """Return the name with the unit, for example "Clean error, %"."""
+        return f"{self.name}, {self.unit}" if self.unit else self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Columns and rows; a cell is a Quantity, words, or None where it was not measured."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+# -- contents ------------------------------------------------------------------------------------------
+
+
+def summary(folders: Sequence[RunFolder]) -> Table:
+    """Return one row a group: errors, gap, flatness, seconds of training, n and seeds.
+
+    The errors are those on the test images; the gap is robust error on test minus on train, at the last
+    epoch, its interval Newcombe's for the difference of two proportions (1998, method 10,
+    https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8%3C873::AID-SIM779%3E3.0.CO;2-I). A checkpoint that
+    was selected on test gets a column of its own, that says so.
+    """
+    last = grouped(folders, "evaluation-last-test")
+    chosen = grouped(folders, "evaluation-best-test")
+    on_test = grouped(folders, "evaluation-best_on_test-test")
+    both = grouped(folders, "evaluation-last-test", "evaluation-last-train")
+    flat = grouped(folders, "flatness-last")
+    columns: dict[Column, list[Cell]] = {
+        Column(name="Method"): list(labels(folders)),
+        Column(name="Clean error", unit="%"): [_percent([e.clean_error for e in last[g]]) for g in last],
+        Column(name="Robust error, last", unit="%"): [_percent([e.robust_error for e in last[g]]) for g in last],
+        Column(name="Robust error, best", unit="%"): [_percent([e.robust_error for e in chosen[g]]) for g in chosen],
+        Column(name="Robust error, best (selected on test)", unit="%"): [
+            _percent([e.robust_error for e in on_test[g]]) for g in on_test
+        ],
+        Column(name="Gap", unit="points"): [mean([gap(*pair) for pair in both[g]]) for g in both],
+        Column(name="Flatness", unit="nats", decimals=3): [mean([flatness(r) for r in flat[g]]) for g in flat],
+        Column(name="Training", unit="s", decimals=0): [_seconds(folders, g) for g in last],
+        Column(name="n", decimals=0): [_counts([e.robust_error.n for e in last[g]]) for g in last],
+        Column(name="Seeds"): [seeds(folders, g) for g in last],
+    }
+    if not any(on_test.values()):
+        columns = {column: cells for column, cells in columns.items() if "selected on test" not in column.name}
+    return Table(columns=tuple(columns), rows=tuple(zip(*columns.values(), strict=True)))
+
+
+def evaluations(folders: Sequence[RunFolder]) -> Table:
+    """Return one row a group, checkpoint and split: every evaluation there is."""
+    rows: dict[tuple[str, str, str], list[Evaluation]] = {}
+    stems = {file: file.partition("-")[2].rpartition("-") for f in folders for file in f.results}
+    order = {name: place for place, name in enumerate(checkpoints(folders, "evaluation"))}
+    files = [file for file in stems if file.startswith("evaluation-")]
+    for label in labels(folders):
+        for file in sorted(files, key=lambda file: (order[stems[file][0]], stems[file][2])):
+            if found := grouped(folders, file)[label]:
+                rows[label, stems[file][0], stems[file][2]] = found
+    return evaluation_table(rows)
+
+
+def evaluation_table(rows: Mapping[tuple[str, str, str], Sequence[Evaluation]]) -> Table:
+    """Return a table of evaluations, each row the mean over its runs.
+
+    Args:
+        rows: (model, checkpoint, split) to the evaluations of one or more runs that differ by seed.
+    """
+    words = ("Model", "Checkpoint", "Split")
+    names = ("Clean error", "Robust error", "Clean loss", "Robust loss", "Robust loss, correct", "Robust loss, wrong")
+    units = ("%", "%", "nats", "nats", "nats", "nats")
+    decimals = (1, 1, 3, 3, 3, 3)
+    numbers = [Column(name=n, unit=u, decimals=d) for n, u, d in zip(names, units, decimals, strict=True)]
+    columns = (*(Column(name=word) for word in words), *numbers, Column(name="Threat"), Column(name="n", decimals=0))
+    return Table(columns=columns, rows=tuple(_evaluation_row(names, found) for names, found in rows.items()))
+
+
+def _evaluation_row(names: tuple[str, str, str], found: Sequence[Evaluation]) -> tuple[Cell, ...]:
+    losses = ("clean_loss", "robust_loss", "robust_loss_correct", "robust_loss_incorrect")
+    return (
+        *names,
+        _percent([e.clean_error for e in found]),
+        _percent([e.robust_error for e in found]),
+        *(mean([_of(n) for e in found if (n := getattr(e, name)) is not None]) for name in losses),
+        ", ".join(dict.fromkeys(f"{e.norm} {eps_words(e.eps)}" for e in found)),
+        _counts([e.robust_error.n for e in found]),
+    )
+
+
+def per_class(folders: Sequence[RunFolder], file: str = "evaluation-last-test") -> Table | None:
+    """Return the robust error of each class, a column a group; None where nothing was evaluated.
+
+    Args:
+        folders: The runs; those with other classes than the first are left out.
+        file: Which evaluation, for example "evaluation-best-test".
+    """
+    found = {label: es for label, es in grouped(folders, file).items() if es}
+    if not found:
+        return None
+    classes = next(iter(found.values()))[0].classes
+    found = {label: [e for e in es if e.classes == classes] for label, es in found.items()}
+    columns = {Column(name="Class"): list(classes)} | {
+        Column(name=label, unit="%"): [_class_error(es, k) for k in range(len(classes))]
+        for label, es in found.items()
+        if es
+    }
+    return Table(columns=tuple(columns), rows=tuple(zip(*columns.values(), strict=True)))
+
+
+def mean(quantities: Sequence[Quantity]) -> Quantity | None:
+    """Return the mean over runs with their spread; intervals are averaged. None for no runs."""
+    if not quantities:
+        return None
+    values = np.array([q.value for q in quantities])
+    lows = [q.low for q in quantities if q.low is not None]
+    highs = [q.high for q in quantities if q.high is not None]
+    return Quantity(
+        value=float(values.mean()),
+        low=float(np.mean(lows)) if len(lows) == len(values) else None,
+        high=float(np.mean(highs)) if len(highs) == len(values) else None,
+        spread=float(values.std(ddof=1)) if len(values) > 1 else None,
+        runs=len(values),
+    )
+
+
+def gap(test: Evaluation, train: Evaluation) -> Quantity:
+    """Return the robust generalisation gap, robust error on test minus on train, in percentage points."""
+    p, q = test.robust_error, train.robust_error
+    below = math.hypot(p.value - p.low, q.high - q.value)
+    above = math.hypot(p.high - p.value, q.value - q.low)
+    change = p.value - q.value
+    return Quantity(value=100 * change, low=100 * (change - below), high=100 * (change + above))
+
+
+def flatness(result: FlatnessResult) -> Quantity:
+    """Return the rise of the robust loss, nats, with its interval."""
+    return Quantity(value=result.robust.value, low=result.robust.low, high=result.robust.high)
+
+
+def seeds(folders: Sequence[RunFolder], label: str) -> str:
+    """Return the seeds of a group in words, for example "3 (0, 1, 2)"."""
+    found = [folder.seed for folder in folders if folder.label == label]
+    return f"{len(found)} ({', '.join(str(seed) for seed in found)})"
+
+
+def _of(number: Number) -> Quantity:
+    return Quantity(value=number.value, low=number.low, high=number.high)
+
+
+def _percent(numbers: Sequence[Number]) -> Quantity | None:
+    return mean([Quantity(value=100 * n.value, low=100 * n.low, high=100 * n.high) for n in numbers])
+
+
+def _seconds(folders: Sequence[RunFolder], label: str) -> Quantity | None:
+    found = [f.log for f in folders if f.label == label and f.log is not None and f.log.epochs]
+    return mean([Quantity(value=sum(entry.seconds for entry in log.epochs)) for log in found])
+
+
+def _counts(counts: Sequence[int]) -> Cell:
+    return " / ".join(f"{n:,}" for n in dict.fromkeys(counts)) or None
+
+
+def _class_error(found: Sequence[Evaluation], k: int) -> Quantity | None:
+    return mean([Quantity(value=100 * float(v)) for e in found if math.isfinite(v := e.class_robust_error[k])])
+
+
+# -- forms ---------------------------------------------------------------------------------------------
+
+_MISSING = "–"
+
+
+def to_words(cell: Cell, column: Column) -> str:
+    """Return a cell as people read it: mean ± spread over seeds, or the value with its 95 % interval."""
+    if cell is None:
+        return _MISSING
+    if isinstance(cell, str):
+        return cell
+    value = _number(cell.value, column)
+    if cell.spread is not None:
+        return f"{value} ± {_number(cell.spread, column)}"
+    if cell.low is None or cell.high is None:
+        return value
+    return f"{value} [{_number(cell.low, column)}, {_number(cell.high, column)}]"
+
+
+def _number(value: float, column: Column) -> str:
+    text = f"{value:,.{column.decimals}f}"
+    return text.removeprefix("-") if not text.strip("-0.,") else text
+
+
+def to_text(table: Table, *, width: int = 120) -> str:
+    """Return the table for a terminal of the given width, in characters."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table as Drawn
+    from rich.text import Text
+
+    drawn = Drawn(box=SIMPLE_HEAD, pad_edge=False)
+    for place, column in enumerate(table.columns):
+        words = all(isinstance(row[place], str) for row in table.rows)
+        drawn.add_column(Text(column.title()), justify="left" if words else "right", overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*(Text(to_words(cell, column)) for cell, column in zip(row, table.columns, strict=True)))
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(drawn)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n") + "\n"
+
+
+def to_csv(table: Table) -> str:
+    """Return the table as CSV in full precision: a number's interval and spread follow in columns of their own."""
+    extras = ("low", "high", "spread")
+    used = [
+        [extra for extra in extras if any(isinstance(r[place], Quantity) and getattr(r[place], extra) is not None
+                                          for r in table.rows)]
+        for place in range(len(table.columns))
+    ]  # fmt: skip
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        [
+            text
+            for c, more in zip(table.columns, used, strict=True)
+            for text in (c.title(), *(f"{c.name} {m}" for m in more))
+        ]
+    )
+    for row in table.rows:
+        writer.writerow([text for cell, more in zip(row, used, strict=True) for text in _csv_cells(cell, more)])
+    return out.getvalue()
+
+
+def _csv_cells(cell: Cell, extras: Sequence[str]) -> list[str]:
+    if not isinstance(cell, Quantity):
+        return [cell or "", *("" for _ in extras)]
+    values = [cell.value, *(getattr(cell, extra) for extra in extras)]
+    return ["" if value is None else f"{value:.10g}" for value in values]
+
+
+_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "±": r"$\pm$", "–": "--", "∞": r"$\infty$", "ε": r"$\varepsilon$", "<": r"$<$", ">": r"$>$",
+}  # fmt: skip
+
+
+def to_latex(table: Table) -> str:
+    """Return the table as a LaTeX tabular; it needs the package booktabs."""
+    kinds = ["l" if all(isinstance(r[p], str) for r in table.rows) else "r" for p in range(len(table.columns))]
+    head = " & ".join(_latex(column.title()) for column in table.columns)
+    body = [
+        " & ".join(_latex(to_words(cell, column)) for cell, column in zip(row, table.columns, strict=True)) + r" \\"
+        for row in table.rows
+    ]
+    lines = [rf"\begin{{tabular}}{{{''.join(kinds)}}}", r"\toprule", rf"{head} \\", r"\midrule", *body]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)

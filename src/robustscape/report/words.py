@@ -1,0 +1,187 @@
+"""What the report says in words: its one sentence, its cautions, its definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from robustscape.display import threat_words
+from robustscape.evaluation.result import Evaluation
+from robustscape.report.tables import Quantity, flatness, gap, mean
+from robustscape.runs import RunFolder, checkpoints, grouped, labels
+
+COMMANDS = {
+    "log": "robustscape train RECIPE --out {run}",
+    "evaluation": "robustscape evaluate {run}",
+    "images": "robustscape evaluate {run}",
+    "slices": "robustscape measure slices {run}",
+    "flatness": "robustscape measure flatness {run}",
+    "histograms": "robustscape measure histograms {run}",
+}
+"""Kind of result to the command that makes it."""
+
+DEFINITIONS = (
+    ("Clean error", "Fraction of test images that the network misclassifies without any attack."),
+    (
+        "Robust error",
+        "Fraction of test images for which the attack found an input inside the threat model that the network "
+        "misclassifies, those misclassified anyway included. It is a lower bound: a stronger attack can only raise it.",
+    ),
+    (
+        "Last, best",
+        "The network after the last epoch of training, and after the epoch that was best on the validation images. "
+        "A best much lower than the last is robust overfitting.",
+    ),
+    (
+        "Gap",
+        "Robust error on the test images minus robust error on the training images, at the last epoch, in percentage "
+        "points. It is how much of the robustness seen in training is not there on new images.",
+    ),
+    (
+        "Flatness",
+        "How much the robust loss rises, on average, when every layer's weights are moved at random by a small fraction "
+        "ξ of their norm; nats per example. Small is flat. Flat networks tend to lose less on images they have not seen.",
+    ),
+    (
+        "Threat model, ε (eps)",
+        "What the adversary may do to an image: change every pixel by at most ε (L∞), or the whole image by at most ε in "
+        "Euclidean length (L2). Pixels are in [0, 1], so 8/255 is eight grey levels of 255.",
+    ),
+    ("Attack", "The search for the worst image inside the threat model, for example PGD with so many steps and restarts."),
+    (
+        "Intervals, ±",
+        "In brackets: 95 % intervals (Wilson's for errors, Newcombe's for the gap, Student's t over random draws for "
+        "flatness). After ±: the standard deviation over seeds, where a method was trained with several.",
+    ),
+    ("Training", "Wall-clock seconds of the training steps on the machine of each run, without evaluation."),
+    ("n, seeds", "How many test images the errors are measured on, and the seeds of the runs of each method."),
+)  # fmt: skip
+"""Term and its definition."""
+
+
+def command(kind: str, folder: RunFolder) -> str:
+    """Return the command that would make a kind of result for a run."""
+    path = str(folder.path)
+    return COMMANDS[kind].format(run=f"'{path}'" if " " in path else path)
+
+
+def verdict(folders: Sequence[RunFolder]) -> str:
+    """Return the one sentence that answers which of these methods will stay robust."""
+    evaluations = {label: es for label, es in grouped(folders, "evaluation-last-test").items() if es}
+    if not evaluations:
+        return "No robust error at the last epoch has been measured yet, so nothing can be said about robustness."
+    errors = {label: _error(es) for label, es in evaluations.items()}
+    robust = {label: e for label, e in errors.items() if e.value < 100 * (1 - 1 / len(evaluations[label][0].classes))}
+    if not robust:
+        return "None of these is robust: under attack, all do no better than guessing."
+    leader = min(robust, key=lambda label: robust[label].value)
+    if len(robust) == 1:
+        return _alone(leader, folders, robust[leader], others=len(errors) > 1)
+    return _ranked(leader, folders, robust)
+
+
+def _alone(leader: str, folders: Sequence[RunFolder], error: Quantity, *, others: bool) -> str:
+    text = f"{leader} classifies {100 - error.value:.1f} % of the test images correctly under attack"
+    found = _gaps(folders).get(leader)
+    if found is not None:
+        text += f", {abs(found.value):.1f} points {'fewer' if found.value >= 0 else 'more'} than of its training images"
+    return text + ("; no other method here does better than guessing." if others else ".")
+
+
+def _ranked(leader: str, folders: Sequence[RunFolder], robust: Mapping[str, Quantity]) -> str:
+    """Compare the leader with the others by error, then say what gap and flatness add."""
+    second = min((label for label in robust if label != leader), key=lambda label: robust[label].value)
+    close = _overlap(robust[leader], robust[second])
+    text = f"{leader} has the lowest robust error at the end of training, {robust[leader].value:.1f} %"
+    text += f" (error bars overlap with {second}, {robust[second].value:.1f} %)" if close else ""
+    agreeing, others = [], []
+    for what, found in (("smallest gap to training", _gaps(folders)), ("flattest loss", _flatnesses(folders))):
+        found = {label: value for label, value in found.items() if label in robust}
+        if leader in found and len(found) > 1:
+            best = min(found, key=lambda label: found[label].value)
+            (agreeing if best == leader else others).append(what if best == leader else f"{best} has the {what}")
+    if agreeing:
+        text += f", {'and' if not others else 'with'} the {' and the '.join(agreeing)}"
+    if others:
+        return f"{text}, but {' and '.join(others)}."
+    if agreeing:
+        return f"{text}: the one to expect to stay robust{', if narrowly' if close else ''}."
+    return f"{text}; gap and flatness would say whether it will stay so."
+
+
+def _error(evaluations: Sequence[Evaluation]) -> Quantity:
+    numbers = [evaluation.robust_error for evaluation in evaluations]
+    found = mean([Quantity(value=100 * n.value, low=100 * n.low, high=100 * n.high) for n in numbers])
+    assert found is not None
+    return found
+
+
+def _gaps(folders: Sequence[RunFolder]) -> dict[str, Quantity]:
+    pairs = grouped(folders, "evaluation-last-test", "evaluation-last-train")
+    return {label: found for label, ps in pairs.items() if (found := mean([gap(*pair) for pair in ps])) is not None}
+
+
+def _flatnesses(folders: Sequence[RunFolder]) -> dict[str, Quantity]:
+    found = grouped(folders, "flatness-last")
+    return {label: q for label, rs in found.items() if (q := mean([flatness(r) for r in rs])) is not None}
+
+
+def _overlap(a: Quantity, b: Quantity) -> bool:
+    """Whether two error bars overlap; a bar is the interval, widened to the spread over seeds."""
+    low, high = (b, a) if b.value < a.value else (a, b)
+    top = max(low.high or low.value, low.value + (low.spread or 0))
+    bottom = min(high.low if high.low is not None else high.value, high.value - (high.spread or 0))
+    return top >= bottom
+
+
+def cautions(folders: Sequence[RunFolder]) -> list[str]:
+    """Return what a careful reader must know about these numbers."""
+    found = []
+    counts = {label: [f.seed for f in folders if f.label == label] for label in labels(folders)}
+    single = [label for label, seeds in counts.items() if len(set(seeds)) == 1]
+    if single:
+        who = "Every method was" if len(single) == len(counts) else f"{_list(single)} {_was(single)}"
+        found.append(f"{who} trained with one seed only: how much another seed would change the numbers is not known.")
+    found += [f"{label} holds two runs of one seed." for label, s in counts.items() if len(s) > len(set(s)) > 0]
+    tests = [e for es in grouped(folders, "evaluation-last-test").values() for e in es]
+    if tests:
+        smallest = min(e.robust_error.n for e in tests)
+        found.append(f"Errors are measured on {smallest:,} test images: differences inside the intervals mean little.")
+    for what, kinds in (
+        ("under different threat models", {(e.norm, e.eps) for e in tests}),
+        ("by different attacks", {e.attack for e in tests}),
+        ("on different images", {e.index.tobytes() for e in tests}),
+    ):
+        if len(kinds) > 1:
+            found.append(f"The methods were judged {what}: their robust errors do not compare.")
+    if "best_on_test" in checkpoints(folders, "evaluation"):
+        found.append(
+            "“Best (selected on test)” was chosen on the images it is judged on, as the papers do: it is too optimistic."
+        )
+    flats = [r for name in checkpoints(folders, "flatness") for rs in grouped(folders, f"flatness-{name}").values()
+             for r in rs]  # fmt: skip
+    if len({(r.xi, r.mode, r.split) for r in flats}) > 1:
+        found.append("Flatness was measured in different ways (ξ, mode or images): its values do not compare.")
+    if any(r.mode != "sound" for r in flats):
+        found.append("Flatness “as published” gives the reference and the moved network attacks of unequal strength.")
+    return found
+
+
+def settings(folders: Sequence[RunFolder]) -> str:
+    """Return in one line on what the summary's numbers stand: data, threat, attack, flatness."""
+    tests = [e for es in grouped(folders, "evaluation-last-test").values() for e in es]
+    flats = [r for rs in grouped(folders, "flatness-last").values() for r in rs]
+    parts = [
+        *dict.fromkeys(e.provenance.data for e in tests),
+        *dict.fromkeys(threat_words(e.norm, e.eps) for e in tests),
+        *dict.fromkeys(e.attack for e in tests),
+        *dict.fromkeys(f"flatness {r.mode}, ξ = {r.xi:g}, {r.robust.n} draws, n = {r.n:,}" for r in flats),
+    ]
+    return " · ".join(parts)
+
+
+def _list(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _was(names: Sequence[str]) -> str:
+    return "was" if len(names) == 1 else "were"

@@ -1,0 +1,183 @@
+"""Results on disk: frozen, typed, as JSON with large arrays beside it, never half-written.
+
+A Result is a frozen dataclass with a field ``provenance``. Its file holds the schema version, its type
+and its fields; arrays of more than 1,000 numbers go into an ``.npz`` of the same name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from robustscape.config import from_plain, to_plain
+from robustscape.types import BadInput, Plain, Provenance
+
+SCHEMA = 1
+"""Version of the files' form; a file of a newer one is refused with a sentence."""
+
+_LARGE = 1000
+
+
+@contextmanager
+def written(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a file for writing that appears under its name whole or not at all.
+
+    It is written to a temporary name in the same folder, synced and renamed; on error it is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, mode) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, plain: Plain) -> None:
+    """Write plain data as indented JSON, whole or not at all."""
+    with written(path, "w") as file:
+        json.dump(plain, file, indent=1, allow_nan=False)
+        file.write("\n")
+
+
+def read_json(path: Path) -> Plain:
+    """Read JSON.
+
+    Raises:
+        BadInput: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise BadInput(f"there is no file {path}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is not JSON, or was cut short: {error}") from None
+
+
+def save(result: Any, path: Path) -> Path:
+    """Write a Result to ``path`` (ending in .json), its large arrays to an .npz beside it. Returns the path."""
+    arrays = {
+        f.name: value
+        for f in dataclasses.fields(result)
+        if isinstance(value := getattr(result, f.name), np.ndarray) and value.size > _LARGE
+    }
+    beside = path.with_suffix(".npz")
+    if arrays:
+        with written(beside) as file:
+            np.savez_compressed(file, **arrays)
+    small = dataclasses.replace(result, **{name: np.empty(0) for name in arrays})
+    plain = to_plain(small)
+    for name in arrays:
+        plain[name] = {"npz": beside.name}
+    write_json(path, {"schema": SCHEMA, "result": plain})
+    return path
+
+
+def load(path: Path) -> Any:
+    """Read a Result that ``save`` wrote.
+
+    Raises:
+        BadInput: the file is missing, damaged, not a Result, or of a newer robustscape.
+    """
+    plain = read_json(path)
+    if not isinstance(plain, dict) or "schema" not in plain or "result" not in plain:
+        raise BadInput(f"{path} is not a result of robustscape")
+    if plain["schema"] > SCHEMA:
+        raise BadInput(f"{path} was written by a newer robustscape (schema {plain['schema']}, this one reads {SCHEMA})")
+    fields = dict(plain["result"])
+    large = {k: v["npz"] for k, v in fields.items() if isinstance(v, dict) and set(v) == {"npz"}}
+    arrays: dict[str, np.ndarray] = {}
+    for name, file in large.items():
+        try:
+            with np.load(path.with_name(file), allow_pickle=False) as stored:
+                arrays[name] = stored[name]
+        except (OSError, ValueError, KeyError) as error:
+            raise BadInput(f"the arrays of {path} cannot be read from {file}: {error}") from None
+        fields[name] = []
+    return dataclasses.replace(from_plain(fields), **arrays)
+
+
+def loads(folder: Path) -> list[Any]:
+    """Read every Result in a folder, in the order of their names."""
+    return [load(path) for path in sorted(folder.glob("*.json"))]
+
+
+# -- provenance ----------------------------------------------------------------------------------------
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a number may depend on."""
+    names = ("robustscape", "torch", "numpy")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+
+
+def commit() -> str:
+    """Return the commit of robustscape's source tree, "+" at the end where it was changed, "" outside one."""
+    here = Path(__file__).resolve().parent
+    if not (here.parents[1] / ".git").exists():
+        return ""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def processor() -> str:
+    """Return the name of the processor, as the system gives it."""
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def device_name(device: torch.device) -> str:
+    """Return the device in words: the processor's or the accelerator's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+
+
+def stopwatch() -> Callable[[], float]:
+    """Return a function giving the seconds since now."""
+    start = time.perf_counter()
+    return lambda: time.perf_counter() - start
+
+
+def provenance(
+    *, seconds: float, device: torch.device, precision: str, seed: int, model: str, data: str, settings: Any
+) -> Provenance:
+    """Return the provenance of a number computed just now; ``settings`` is the component that made it."""
+    return Provenance(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(seconds, 3),
+        versions=versions(),
+        commit=commit(),
+        device=device_name(device),
+        precision=precision,
+        threads=torch.get_num_threads(),
+        seed=seed,
+        model=model,
+        data=data,
+        settings=to_plain(settings),
+    )

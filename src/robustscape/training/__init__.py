@@ -1,0 +1,1 @@
+"""The loop, its schedules, averaging and checkpoints."""

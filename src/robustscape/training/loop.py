@@ -1,0 +1,210 @@
+"""The training loop: a generator of steps and epochs. Whoever iterates logs, evaluates, checkpoints, measures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import nn
+
+from robustscape.runtime import FastView, PlainView, Runtime, fast
+from robustscape.training.averaging import average_of, update_average
+from robustscape.training.log import EpochLog, Tracked
+from robustscape.training.settings import Training
+from robustscape.training.step import Method, StepLog, method, step
+from robustscape.training.tracking import track
+from robustscape.types import Attack, Batches, Diverged, Images, Objective, Params, WeightPerturbation
+from robustscape.weights.space import copied, norm, select
+
+
+@dataclass
+class State:
+    """All that a training changes: with it saved, it goes on to the same bits.
+
+    Attributes:
+        model: The network that is trained.
+        optimizer: Its optimiser.
+        average: The averaged network, None without averaging.
+        initial: The parameters at the start.
+        done: Steps taken.
+        epoch: Epochs ended, tracked and logged.
+        examples: Training examples seen in the present epoch.
+        seconds: Wall-clock seconds of the present epoch's steps.
+        sums: Sums over the present epoch's steps of what its line reports as means.
+        best: Best selection score so far, -1 before the first.
+        best_on_test: The same on the test set; chooses nothing but the checkpoint of that name.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: nn.Module | None
+    initial: Params
+    done: int = 0
+    epoch: int = 0
+    examples: int = 0
+    seconds: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+    best: float = -1.0
+    best_on_test: float = -1.0
+
+    @property
+    def kept(self) -> nn.Module:
+        """The network that is tracked, chosen and kept: the averaged one where there is one."""
+        return self.model if self.average is None else self.average
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step is done: ``done`` of ``total``, in epoch ``epoch`` (from 1); ``log`` says what it did."""
+
+    epoch: int
+    done: int
+    total: int
+    log: StepLog
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One epoch is done; ``log`` is its line. ``best_on_test``: no epoch before it was better on test."""
+
+    log: EpochLog
+    best_on_test: bool
+
+
+def start(model: nn.Module, objective: Objective, settings: Training) -> State:
+    """Return the state before the first step. The model is trained in place, as ``objective.prepare`` gives it."""
+    trained = objective.prepare(model)
+    return State(
+        model=trained,
+        optimizer=settings.optimizer.build(trained),
+        average=None if settings.ema is None else average_of(trained),
+        initial=copied(select(trained, "all")),
+    )
+
+
+def fit(
+    state: State,
+    batches: Batches,
+    *,
+    objective: Objective,
+    weights: WeightPerturbation | None,
+    settings: Training,
+    runtime: Runtime,
+    seed: int,
+    tracked: Mapping[str, Images],
+) -> Iterator[Step | Epoch]:
+    """Train, going on from ``state``, which is changed; give every step and every epoch as it is done.
+
+    Between two items nothing is held: weights, modes and state may be read, saved and measured.
+
+    Args:
+        state: From ``start``, or loaded.
+        batches: The training examples.
+        objective: What is minimised.
+        weights: Weight perturbation under every step, or None.
+        settings: The training's settings.
+        runtime: How to use the machine.
+        seed: Seed of every random number.
+        tracked: Set name to images; "validation" chooses the best epoch, "test" only ``best_on_test``.
+
+    Raises:
+        Diverged: a number that must be finite is not: says the epoch, the step and the part of the loss.
+    """
+    how = method(state.model, objective, weights, settings, runtime)
+    view = how.view if state.average is None else fast(state.average, runtime)
+    total = settings.epochs * len(batches)
+    while state.epoch < settings.epochs:
+        source = batches.epoch(state.epoch, state.done - state.epoch * len(batches))
+        while True:
+            clock = time.perf_counter()
+            batch = next(source, None)
+            if batch is None:
+                break
+            try:
+                log = step(how, state.optimizer, batch, state.done, total, seed)
+            except Diverged as error:
+                where = f"epoch {state.epoch + 1}, step {state.done + 1}"
+                raise Diverged(f"training stopped in {where}: {error}") from None
+            if state.average is not None and settings.ema is not None:
+                update_average(state.average, state.model, settings.ema)
+            _count(state, log, len(batch), time.perf_counter() - clock)
+            yield Step(epoch=state.epoch + 1, done=state.done, total=total, log=log)
+        yield _end(state, how, view, tracked, seed, runtime)
+
+
+def _count(state: State, log: StepLog, examples: int, seconds: float) -> None:
+    state.done += 1
+    state.examples += examples
+    state.seconds += seconds
+    reported = {f"loss.{name}": value for name, value in log.loss.items()} | {"gradient_norm": log.gradient_norm}
+    for name, value in reported.items():
+        state.sums[name] = state.sums.get(name, 0.0) + value
+    state.sums["steps"] = state.sums.get("steps", 0.0) + 1
+    state.sums["lr"], state.sums["eps"] = log.lr, -1.0 if log.eps is None else log.eps
+
+
+def _end(
+    state: State, how: Method, view: FastView | PlainView, sets: Mapping[str, Images], seed: int, runtime: Runtime
+) -> Epoch:
+    """Track, choose, and make the epoch's line; the state then stands before the next epoch."""
+    settings, number = how.settings, state.epoch + 1
+    clock = time.perf_counter()
+    tracked = _tracked(state.kept, view, sets, how, seed, runtime) if _is_tracked(settings, number) else {}
+    by = settings.select
+    if by == "auto":
+        by = "clean" if how.objective.attack is None else "robust"
+    score = _score(tracked.get("validation"), by)
+    selected = score >= state.best if not settings.track else score > state.best
+    on_test = _score(tracked.get("test"), by)
+    best_on_test = settings.best_on_test and on_test > state.best_on_test
+    steps = state.sums["steps"]
+    parameters = select(state.model, "all")
+    log = EpochLog(
+        epoch=number,
+        step=state.done,
+        lr=state.sums["lr"],
+        eps=None if state.sums["eps"] < 0 else state.sums["eps"],
+        loss={n.removeprefix("loss."): s / steps for n, s in state.sums.items() if n.startswith("loss.")},
+        tracked=tracked,
+        gradient_norm=state.sums["gradient_norm"] / steps,
+        weight_norm=float(norm(parameters)),
+        distance=float(norm({name: w - state.initial[name] for name, w in parameters.items()})),
+        seconds=round(state.seconds, 3),
+        tracking_seconds=round(time.perf_counter() - clock, 3),
+        examples_per_second=round(state.examples / state.seconds, 2),
+        selected=selected,
+    )
+    state.epoch, state.examples, state.seconds, state.sums = number, 0, 0.0, {}
+    state.best = max(state.best, score)
+    state.best_on_test = max(state.best_on_test, on_test)
+    return Epoch(log=log, best_on_test=best_on_test)
+
+
+def _is_tracked(settings: Training, number: int) -> bool:
+    return settings.track > 0 and (number % settings.track_every == 0 or number == settings.epochs)
+
+
+def _tracked(
+    model: nn.Module, view: FastView | PlainView, sets: Mapping[str, Images], how: Method, seed: int, runtime: Runtime
+) -> dict[str, Tracked]:
+    settings = how.settings
+    attack: Attack | None = settings.track_attack or how.objective.attack
+    sizes = {name: len(images) if name == "validation" else settings.track for name, images in sets.items()}
+    return {
+        name: track(
+            model, view, images, attack, n=sizes[name], batch_size=settings.batch_size, seed=seed, runtime=runtime
+        )
+        for name, images in sets.items()
+    }
+
+
+def _score(tracked: Tracked | None, by: Literal["robust", "clean"]) -> float:
+    """Return what the best epoch has most of: accuracy, robust where there is one and it is wanted."""
+    if tracked is None:
+        return -1.0
+    if by == "clean" or tracked.robust_accuracy is None:
+        return tracked.clean_accuracy
+    return tracked.robust_accuracy

@@ -1,0 +1,1 @@
+"""Optimisers as configurations: one a file."""

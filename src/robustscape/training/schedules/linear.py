@@ -1,0 +1,34 @@
+"""A linear schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from robustscape.training.schedules._warmup import check_warmup, warmed
+from robustscape.types import BadInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """The factor goes from ``start`` to ``end`` along a line: start + (end - start) t.
+
+    Attributes:
+        start: Factor at the start, at least 0.
+        end: Factor at the end, at least 0.
+        warmup: Share of all steps over which a factor that multiplies all this rises linearly to 1, in [0, 1).
+    """
+
+    start: float = 1.0
+    end: float = 0.0
+    warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be meant."""
+        if self.start < 0 or self.end < 0:
+            raise BadInput(f"start and end of a linear schedule are at least 0, not {self.start:g} and {self.end:g}")
+        check_warmup(self.warmup)
+
+    def __call__(self, done: int, total: int) -> float:
+        """Return the factor when ``done`` of ``total`` steps are done."""
+        progress = done / total
+        return (self.start + (self.end - self.start) * progress) * warmed(done, total, self.warmup)

@@ -1,0 +1,1 @@
+"""Weight space: which parameters, norms and directions; one weight perturbation a file."""

@@ -1,0 +1,72 @@
+"""Augmentation against a loop over examples that pads, flips and cuts with slices."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from robustscape.data.augment import CropFlip
+from robustscape.streams import Streams, numbered
+from robustscape.types import BadInput
+
+
+def naive(x: torch.Tensor, rng: Streams, augment: CropFlip) -> torch.Tensor:
+    shifts = rng.tag("crop").integers(2 * augment.pad + 1, 2)
+    flips = rng.tag("flip").integers(2, 1)
+    rows = []
+    for image, (top, left), (flip,) in zip(x, shifts.tolist(), flips.tolist(), strict=True):
+        mode = {"zeros": "constant", "reflect": "reflect"}[augment.mode]
+        padded = F.pad(image[None], (augment.pad,) * 4, mode=mode)[0]
+        crop = padded[:, top : top + image.shape[1], left : left + image.shape[2]]
+        rows.append(crop.flip(2) if flip and augment.flip else crop)
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("pad", [0, 1, 4])
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 6, 9)])
+def test_reference_equal_to_a_loop_over_examples(mode, flip: bool, pad: int, shape: tuple[int, ...]):
+    x = torch.rand(64, *shape, generator=torch.Generator().manual_seed(0))
+    rng = numbered(x, "augment")
+    augment = CropFlip(pad=pad, mode=mode, flip=flip)
+    assert torch.equal(augment(x, rng), naive(x, rng, augment))
+
+
+def test_closed_form_every_crop_and_flip_occurs_equally_often():
+    # one lit pixel in the middle of 5 x 5: pad 1 puts it at one of 9 places; the column's sign hides the flip
+    n = 4500
+    x = torch.zeros(n, 1, 5, 5)
+    x[:, 0, 2, 2] = 1
+    out = CropFlip(pad=1)(x, numbered(x))
+    assert torch.equal(out.flatten(1).sum(1), torch.ones(n))
+    hits = out.sum((0, 1))[1:4, 1:4]
+    # binomial with mean 500 and standard deviation 21: five of them
+    assert (hits - n / 9).abs().max() < 105
+    left = torch.zeros(n, 1, 5, 5)
+    left[..., 0] = 1
+    flipped = CropFlip(pad=0)(left, numbered(left))[:, 0, 0, 4].sum()
+    assert abs(float(flipped) - n / 2) < 5 * (n / 4) ** 0.5
+
+
+def test_closed_form_zero_padding_wider_than_the_image_leaves_only_black_or_its_pixels():
+    x = torch.ones(200, 1, 2, 2)
+    out = CropFlip(pad=4)(x, numbered(x))
+    assert set(out.unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+def test_contract_type_is_kept_and_pixels_are_moved_not_mixed(dtype: torch.dtype):
+    x = torch.arange(1, 17, dtype=dtype).view(1, 1, 4, 4).expand(50, 2, 4, 4)
+    out = CropFlip(pad=2, mode="reflect")(x, numbered(x))
+    assert out.dtype == dtype and out.shape == x.shape
+    assert set(out.unique().tolist()) <= set(range(1, 17))
+
+
+def test_contract_impossible_settings_are_refused():
+    with pytest.raises(BadInput, match="pad"):
+        CropFlip(pad=-1)
+    with pytest.raises(BadInput, match="mode"):
+        CropFlip(mode="edge")  # pyright: ignore[reportArgumentType]
+    x = torch.rand(2, 1, 4, 8)
+    with pytest.raises(BadInput, match="must be below 4"):
+        CropFlip(pad=4, mode="reflect")(x, numbered(x))

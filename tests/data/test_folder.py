@@ -1,0 +1,152 @@
+"""Folders and zips of images: their order, their pixels, and every way in which they can be wrong."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pooch
+import pytest
+import torch
+
+from robustscape.data.folder import Folder
+from robustscape.types import BadInput, DataSource, Splits
+
+Image = pytest.importorskip("PIL.Image")
+
+
+def png(value: int, size: tuple[int, int] = (5, 4), mode: str = "RGB") -> bytes:
+    content = io.BytesIO()
+    Image.new(mode, size, value if mode == "L" else (value, 2 * value, 255)).save(content, "PNG")
+    return content.getvalue()
+
+
+def members(n: int) -> dict[str, bytes]:
+    """Files of two classes, cat's pixels 10 + its number and dog's 60 + its number."""
+    return {f"{name}/{i}.png": png(base + i) for name, base in (("dog", 60), ("cat", 10)) for i in range(n)}
+
+
+def laid(folder: Path, files: dict[str, bytes], form: str) -> None:
+    if form == "zip":
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(folder.with_suffix(".zip"), "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+        return
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / "cache" / name)
+    monkeypatch.delenv("ROBUSTSCAPE_DATA", raising=False)
+
+
+def loaded(path: Path) -> Splits:
+    return Folder(path=str(path), validation=4).load(seed=0)
+
+
+@pytest.mark.parametrize("form", ["zip", "folder"])
+def test_closed_form_order_labels_and_pixels(tmp_path: Path, form: str):
+    laid(tmp_path / "set" / "train", members(12), form)
+    laid(tmp_path / "set" / "test", members(11), form)
+    splits = loaded(tmp_path / "set")
+    # classes in turn, numbers as numbers: cat 0, dog 0, cat 1, ... dog 10
+    assert splits.test.x[:, 0, 0, 0].tolist() == [base + i for i in range(11) for base in (10, 60)]
+    assert splits.test.y.tolist() == [0, 1] * 11
+    assert torch.equal(splits.test.index, torch.arange(22))
+    assert splits.test.x.shape == (22, 3, 4, 5)
+    assert splits.test.x[0, :, 3, 4].tolist() == [10, 20, 255]
+    assert torch.bincount(splits.validation.y).tolist() == [2, 2]
+    assert torch.bincount(splits.train.y).tolist() == [10, 10]
+    assert splits.train.classes == ("cat", "dog")
+    assert (splits.train.name, splits.test.name) == ("set, train", "set, test")
+    assert isinstance(Folder(), DataSource)
+
+
+def test_contract_changed_files_are_decoded_again_and_unchanged_ones_are_not(tmp_path: Path):
+    for split in ("train", "test"):
+        laid(tmp_path / "set" / split, members(4), "zip")
+    first = loaded(tmp_path / "set")
+    cached = sorted((tmp_path / "cache").rglob("*.npz"))
+    again = loaded(tmp_path / "set")
+    assert torch.equal(first.test.x, again.test.x)
+    assert sorted((tmp_path / "cache").rglob("*.npz")) == cached
+    laid(tmp_path / "set" / "test", members(4) | {"cat/0.png": png(99)}, "zip")
+    assert loaded(tmp_path / "set").test.x[0, 0, 0, 0] == 99
+
+
+def test_contract_grey_images_have_one_channel(tmp_path: Path):
+    for split in ("train", "test"):
+        laid(tmp_path / "set" / split, {name: png(7, mode="L") for name in members(4)}, "folder")
+    x = loaded(tmp_path / "set").test.x
+    assert x.shape == (8, 1, 4, 5) and np.unique(x).tolist() == [7]
+
+
+def test_contract_found_under_the_environment_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for split in ("train", "test"):
+        laid(tmp_path / "data" / "set" / split, members(4), "zip")
+    monkeypatch.setenv("ROBUSTSCAPE_DATA", str(tmp_path / "data"))
+    assert len(Folder(path="set", validation=4).load(seed=0).test) == 8
+    with pytest.raises(BadInput, match="there is no folder 'sett'"):
+        Folder(path="sett").load(seed=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"cat/1.png": png(1, size=(6, 4))}, "resize them first"),
+        ({"cat/1.png": png(1, mode="L")}, "number of channels"),
+        ({"cat/1.png": b"no image"}, r"cat/1.png is not an image"),
+        ({"cat/1.png": png(1)[:45]}, r"cat/1.png is not an image, or was cut short"),
+        ({"cow/1.png": png(1)}, "has classes .*'cow'.* in train"),
+    ],
+)
+@pytest.mark.parametrize("form", ["zip", "folder"])
+def test_contract_images_that_do_not_fit_are_refused(tmp_path: Path, form: str, changes: dict, sentence: str):
+    laid(tmp_path / "set" / "train", members(4) | changes, form)
+    laid(tmp_path / "set" / "test", members(4), form)
+    with pytest.raises(BadInput, match=sentence):
+        loaded(tmp_path / "set")
+
+
+def test_contract_a_missing_split_is_refused(tmp_path: Path):
+    laid(tmp_path / "set" / "train", members(4), "zip")
+    with pytest.raises(BadInput, match=r"neither test.zip nor a folder test"):
+        loaded(tmp_path / "set")
+
+
+def test_contract_one_class_is_refused(tmp_path: Path):
+    laid(tmp_path / "set" / "train", {f"{i}.png": png(i) for i in range(5)}, "folder")
+    laid(tmp_path / "set" / "test", members(4), "folder")
+    with pytest.raises(BadInput, match="did you mean <class>/<image file>"):
+        loaded(tmp_path / "set")
+
+
+def test_contract_a_truncated_zip_is_refused(tmp_path: Path):
+    for split in ("train", "test"):
+        laid(tmp_path / "set" / split, members(4), "zip")
+    path = tmp_path / "set" / "train.zip"
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(BadInput, match=r"train.zip is damaged or was cut short"):
+        loaded(tmp_path / "set")
+
+
+@pytest.mark.parametrize("offset", [0, 3, 10, 20, 30])
+def test_contract_an_altered_zip_is_refused(tmp_path: Path, offset: int):
+    for split in ("train", "test"):
+        laid(tmp_path / "set" / split, members(4), "zip")
+    path = tmp_path / "set" / "train.zip"
+    content = bytearray(path.read_bytes())
+    content[30 + len("dog/0.png") + offset] ^= 0xFF  # the first member's data begin after its header and name
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=r"dog/0.png in .*train.zip is damaged"):
+        loaded(tmp_path / "set")
+
+
+@pytest.mark.parametrize("fields", [{"per_class": 0}, {"validation": 0}, {"validation": 1.0}])
+def test_contract_impossible_fields_are_refused(fields: dict):
+    with pytest.raises(BadInput):
+        Folder(**fields)
