@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 
@@ -25,12 +24,12 @@ def _mode(model: nn.Module, training: bool) -> Iterator[None]:
             module.training = was
 
 
-def evaluating(model: nn.Module):
+def evaluating(model: nn.Module) -> AbstractContextManager[None]:
     """Run the block with every module in eval mode; each gets its own flag back, on error too."""
     return _mode(model, training=False)
 
 
-def training(model: nn.Module):
+def training(model: nn.Module) -> AbstractContextManager[None]:
     """Run the block with every module in train mode; each gets its own flag back, on error too."""
     return _mode(model, training=True)
 
@@ -46,9 +45,10 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        with torch.no_grad():
-            for buffer, value in zip(buffers, kept, strict=True):
-                buffer.copy_(value)
+        for buffer, value in zip(buffers, kept, strict=True):
+            # Through .data, which autograd does not count as a change: a backward may still come, and in
+            # train mode it reads the batch's statistics, never these.
+            buffer.data.copy_(value)
 
 
 class InTrainMode(nn.Module):

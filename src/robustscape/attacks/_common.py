@@ -22,15 +22,25 @@ def check(x: Tensor, y: Tensor) -> None:
         raise BadInput(f"{len(x)} inputs came with {len(y)} labels")
 
 
-def finite(x_adv: Tensor) -> Tensor:
-    """Return x_adv.
+class Health:
+    """Whether every loss and gradient of a search was finite, asked once at its end."""
 
-    Raises:
-        Diverged: it holds NaN, because the model's gradient did.
-    """
-    if not bool(torch.isfinite(x_adv).all()):
-        raise Diverged("the model's gradient with respect to its inputs became NaN under attack")
-    return x_adv
+    def __init__(self, x: Tensor) -> None:
+        self.sum = torch.zeros((), dtype=x.dtype, device=x.device)
+
+    def watch(self, loss: Tensor, slope: Tensor) -> None:
+        """Take note of one step's losses and gradients: zero times what is not finite is NaN."""
+        self.sum = self.sum + 0 * (loss.sum() + slope.sum())
+
+    def passed(self, x_adv: Tensor) -> Tensor:
+        """Return x_adv.
+
+        Raises:
+            Diverged: a loss or a gradient was not finite.
+        """
+        if not bool(torch.isfinite(self.sum)):
+            raise Diverged("the model's loss, or its gradient with respect to the inputs, became NaN under attack")
+        return x_adv
 
 
 def labels(y: Tensor) -> Tensor:

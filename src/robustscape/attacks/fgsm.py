@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
-from robustscape.attacks._common import check, finite, fraction, gradient
+from robustscape.attacks._common import Health, check, fraction, gradient
 from robustscape.attacks.losses import CrossEntropy
 from robustscape.attacks.threat import ThreatModel
 from robustscape.modes import evaluating
@@ -63,6 +63,8 @@ class FGSM:
         rng = rng or numbered(x, "fgsm")
         with evaluating(model):
             x_0 = self.threat.sample(x, rng) if self.random_start else x
-            _, _, slope = gradient(model, self.loss, x_0, y)
+            loss, _, slope = gradient(model, self.loss, x_0, y)
         x_adv = x_0 + self.step * self.threat.eps * self.threat.steepest(slope)
-        return finite(self.threat.project(x_adv, x))
+        health = Health(x)
+        health.watch(loss, slope)
+        return health.passed(self.threat.project(x_adv, x))

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robustscape.attacks._common import check, finite, fraction, gradient, labels
+from robustscape.attacks._common import Health, check, fraction, gradient, labels
 from robustscape.attacks.losses import CrossEntropy
 from robustscape.attacks.threat import ThreatModel
 from robustscape.modes import evaluating
@@ -104,22 +104,23 @@ class PGD:
         """
         check(x, y)
         rng = rng or numbered(x, "pgd")
-        kept = _Kept(x, self.result)
+        kept, health = _Kept(x, self.result), Health(x)
         with evaluating(model):
             for restart in range(self.restarts):
                 x_adv = self._start(x, rng.tag(restart))
                 for _ in range(self.steps):
                     loss, logits, slope = gradient(model, self.loss, x_adv, y)
+                    health.watch(loss, slope)
                     if self.result != "last":
                         kept.offer(x_adv, loss, logits, labels(y))
                     if self.result == "misclassified" and kept.all_wrong():
-                        return kept.x_adv
+                        return health.passed(kept.x_adv)
                     x_adv = self.threat.project(x_adv + self._step() * self.threat.steepest(slope), x)
                 if self.result == "last" and self.restarts == 1:
-                    return finite(x_adv)
+                    return health.passed(x_adv)
                 loss, logits, _ = gradient(model, self.loss, x_adv, y, backward=False)
                 kept.offer(x_adv, loss, logits, labels(y))
-        return finite(kept.x_adv)
+        return health.passed(kept.x_adv)
 
 
 class _Kept:

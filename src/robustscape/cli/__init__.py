@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import importlib
 import inspect
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 from robustscape import __version__
 from robustscape.config import nearest
@@ -14,6 +17,8 @@ from robustscape.types import BadInput, Diverged
 
 VERBS = ("demo", "train", "evaluate", "measure", "figure", "report", "recipes", "info")
 """The verbs in the order of the street; each is a file here with a function ``main(arguments)``."""
+
+_DATA = "ROBUSTSCAPE_DATA"
 
 _DISK = {
     errno.ENOSPC: "the disk is full",
@@ -37,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _dispatch(words)
+        with _data_folder(words):
+            _dispatch(words)
     except BadInput as error:
         return _say(str(error), 2)
     except Diverged as error:
@@ -60,6 +66,28 @@ def _say(sentence: str, code: int) -> int:
     return code
 
 
+@contextmanager
+def _data_folder(words: list[str]) -> Iterator[None]:
+    """Take ``--data-dir DIR`` out of the words; data sets are then looked for there, as ROBUSTSCAPE_DATA says."""
+    place = next((i for i, word in enumerate(words) if word.partition("=")[0] == "--data-dir"), None)
+    if place is None:
+        yield
+        return
+    _, equals, folder = words.pop(place).partition("=")
+    folder = folder if equals else words.pop(place) if place < len(words) else ""
+    if not Path(folder).expanduser().is_dir() or not folder:
+        raise BadInput(f"--data-dir must name a folder that holds data sets, and {folder!r} is none")
+    before = os.environ.get(_DATA)
+    os.environ[_DATA] = folder
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_DATA]
+        else:
+            os.environ[_DATA] = before
+
+
 def _dispatch(words: list[str]) -> None:
     if not words or words[0] in ("-h", "--help", "help"):
         sys.stdout.write(_overview())
@@ -76,5 +104,6 @@ def _overview() -> str:
     docs = {verb: inspect.getdoc(importlib.import_module(f"{__name__}.{verb}")) or "" for verb in VERBS}
     lines = [f"  {verb:<10}{text.partition(chr(10))[0]}" for verb, text in docs.items()]
     first = "robustscape: train, evaluate and look at robust image classifiers"
-    last = "`robustscape VERB --help` explains every option; `robustscape demo` shows the whole way."
+    data = f"--data-dir DIR, with any verb: where data sets lie, the same as the environment variable {_DATA}."
+    last = f"`robustscape VERB --help` explains every option; `robustscape demo` shows the whole way.\n{data}"
     return "\n".join((first, "", "usage: robustscape VERB [NOUN ...] [--OPTION VALUE ...]", "", *lines, "", last, ""))

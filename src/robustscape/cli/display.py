@@ -38,7 +38,8 @@ def terminal_width() -> int:
 
 def _bars(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn())
-    return Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=console, transient=True)
+    left = (TextColumn("ETA"), TimeRemainingColumn())
+    return Progress(*columns, *left, console=console, transient=True, disable=not console.is_terminal)
 
 
 def follow_training(events: Iterable[Step | Epoch], *, name: str, epochs: int) -> None:

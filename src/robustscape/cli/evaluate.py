@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from robustscape.cli.arguments import SPREAD, parse
+from robustscape.cli.arguments import parse
+from robustscape.cli.components import SPREAD
 from robustscape.cli.display import follow, note, out, terminal_width
 from robustscape.cli.sources import (
     FORMS,
@@ -17,7 +18,7 @@ from robustscape.cli.sources import (
     model_of,
     nouns,
     sources,
-    split_of,
+    splits_of,
     subject_of,
     wants_help,
 )
@@ -102,9 +103,10 @@ def evaluate(source: Source, options: Evaluate, checkpoint: str, folder: Path) -
     """
     found = []
     name = f"{source.text}, {checkpoint}" if source.run else source.text
+    splits = splits_of(options.look)
+    model = model_of(source, options.look, checkpoint, splits.test)
     for split in options.settings.splits:
-        images = split_of(options.look, split)
-        model = model_of(source, options.look, checkpoint, images)
+        images = getattr(splits, split)
         looked_at = subject_of(model, images, options.look, name=name, split=split, n=options.settings.n)
         with threads(options.look.runtime):
             result = follow(evaluating(options.settings, looked_at), name=f"evaluate {name}, {split}")
@@ -113,7 +115,6 @@ def evaluate(source: Source, options: Evaluate, checkpoint: str, folder: Path) -
         if split == "test" and options.images:
             pictures = _images(looked_at, options)
             note(f"wrote {save(pictures, folder / 'results' / f'images-{checkpoint}.json')}")
-    return found
     return found
 
 

@@ -6,7 +6,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from robustscape.cli.arguments import SPREAD, parse
+from robustscape.cli.arguments import parse
+from robustscape.cli.components import SPREAD
 from robustscape.cli.display import out
 from robustscape.results import commit, device_name, versions
 from robustscape.runtime import Runtime

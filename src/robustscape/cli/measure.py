@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from robustscape.attacks.threat import ThreatModel
-from robustscape.cli.arguments import SPREAD, parse
+from robustscape.cli.arguments import parse
+from robustscape.cli.components import SPREAD
 from robustscape.cli.display import follow, out
 from robustscape.cli.sources import (
     FORMS,
@@ -17,11 +18,11 @@ from robustscape.cli.sources import (
     model_of,
     nouns,
     sources,
-    split_of,
+    splits_of,
     subject_of,
     wants_help,
 )
-from robustscape.config import is_component, members, named
+from robustscape.config import is_component, members, named, nearest
 from robustscape.results import save
 from robustscape.runtime import threads
 from robustscape.types import BadInput, Measurement
@@ -68,10 +69,14 @@ def main(arguments: list[str]) -> None:
     names = [word for word in words if word.partition(".")[0] in known or word == "all"]
     if wants_help(options):
         _options(None, names or ["all"], options)
-    found = sources([word for word in words if word not in names])
-    if not found or not names:
-        example = "robustscape measure RUN flatness slices"
-        raise BadInput(f"measure needs sources and measurements first: {example}; there are: {', '.join(known)}, all")
+    others = [word for word in words if word not in names]
+    if not others or not names:
+        guess = next((near for word in others if not Path(word).exists() and (near := nearest(word, known))), "")
+        raise BadInput(
+            "measure needs sources and measurements first, as in: robustscape measure RUN flatness slices; "
+            f"there are: {', '.join(known)}, all{guess}"
+        )
+    found = sources(others)
     jobs = [(source, _options(source, names, options)) for source in found]
     for source, settings in jobs:
         folder = folder_of(source, settings.look, len(jobs))
@@ -117,7 +122,7 @@ def measure(source: Source, options: Measure, checkpoint: str, folder: Path) -> 
     from robustscape.landscape.runner import measuring
 
     name = f"{source.text}, {checkpoint}" if source.run else source.text
-    images = split_of(options.look, options.split)
+    images = getattr(splits_of(options.look), options.split)
     model = model_of(source, options.look, checkpoint, images)
     looked_at = subject_of(model, images, options.look, name=name, split=options.split, n=options.n)
     looked_at = replace(looked_at, batch=options.batch_size)

@@ -31,7 +31,8 @@ def main(arguments: list[str]) -> None:
     words, rest = nouns(arguments)
     if not words and not wants_help(rest):
         raise BadInput("report needs runs first: robustscape report RUN...")
-    description = f"{(__doc__ or '').partition(':')[0]}. Made from saved results alone; runs equal but for the seed are one group."
+    first = (__doc__ or "").partition(":")[0]
+    description = f"{first}. Made from saved results alone; runs equal but for the seed are one group."
     options = parse(Report(), rest, program="robustscape report RUN...", description=description)
     from robustscape.report.page import write_report
     from robustscape.report.tables import summary, to_text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -12,10 +12,12 @@ from robustscape.config import from_plain, to_plain
 from robustscape.recipes.run import Run
 from robustscape.results import read_json
 from robustscape.runtime import Runtime
-from robustscape.types import Architecture, BadInput, DataSource, Images, Subject
+from robustscape.types import Architecture, BadInput, DataSource, Images, Splits, Subject
 
-
-FORMS = "SOURCE is a run directory or one of several, a checkpoint (.safetensors, .pt), package.module:function or timm:NAME."
+FORMS = (
+    "SOURCE is a run directory, or one of several, a checkpoint (.safetensors, .pt), package.module:function or "
+    "timm:NAME."
+)
 """What a SOURCE may be, for help."""
 
 
@@ -49,8 +51,10 @@ def sources(words: list[str]) -> list[Source]:
     """Return what the words name; a directory of runs stands for all runs below it.
 
     Raises:
-        BadInput: a directory without a run, or a run.json that cannot be read.
+        BadInput: nothing there of that name, a directory without a run, or a run.json that cannot be read.
     """
+    from robustscape.models.loading import describe
+
     found = []
     for word in words:
         path = Path(word)
@@ -59,6 +63,7 @@ def sources(words: list[str]) -> list[Source]:
             raise BadInput(f"{path} is not a run of robustscape: there is no run.json in it or below it")
         found += [Source(text=str(run), folder=run, run=_run(run)) for run in runs]
         if not runs:
+            describe(word)  # refuses what is not there
             found.append(Source(text=word, folder=Path("runs") / _slug(word), run=None))
     return found
 
@@ -116,17 +121,15 @@ def folder_of(source: Source, look: Look, count: int) -> Path:
     return look.out if count == 1 else look.out / _slug(source.text)
 
 
-def split_of(look: Look, split: str) -> Images:
-    """Return one split of the data, on the device.
+def splits_of(look: Look) -> Splits:
+    """Return the data.
 
     Raises:
         BadInput: it is not said which data.
     """
     if look.data is None:
         raise BadInput("a model from elsewhere does not say what it is for; say which data, such as --data mnist")
-    images: Images = getattr(look.data.load(seed=look.seed), split)
-    device = look.runtime.torch_device()
-    return replace(images, x=images.x.to(device), y=images.y.to(device), index=images.index.to(device))
+    return look.data.load(seed=look.seed)
 
 
 def model_of(source: Source, look: Look, checkpoint: str, images: Images) -> nn.Module:
@@ -149,7 +152,7 @@ def model_of(source: Source, look: Look, checkpoint: str, images: Images) -> nn.
 
 
 def subject_of(model: nn.Module, images: Images, look: Look, *, name: str, split: str, n: int | None) -> Subject:
-    """Return the model and the first n images as what is measured."""
+    """Return the model and the first n images, on its device, as what is measured."""
     from robustscape.evaluation.subject import subject
 
     some = images if n is None else images.take(slice(0, n))

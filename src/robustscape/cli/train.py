@@ -8,7 +8,8 @@ from typing import Annotated
 
 from tyro.constructors import PrimitiveConstructorSpec
 
-from robustscape.cli.arguments import SPREAD, parse
+from robustscape.cli.arguments import parse
+from robustscape.cli.components import SPREAD
 from robustscape.cli.display import follow_training, out, show_component, value_words
 from robustscape.cli.recipes import recipe
 from robustscape.recipes.run import Run

@@ -19,7 +19,7 @@ from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
 from robustscape.evaluation.intervals import bootstrap_mean, wilson
 from robustscape.evaluation.result import Evaluation, Number
-from robustscape.evaluation.subject import batches, judge, search, subject
+from robustscape.evaluation.subject import batches, drained, judge, precision, search, subject
 from robustscape.results import provenance, stopwatch
 from robustscape.runtime import Runtime, threads
 from robustscape.types import BadInput, Subject
@@ -153,13 +153,8 @@ def evaluate(
         batch_size=batch_size,
     )
     looked_at = subject(model, x, y, seed=seed, runtime=runtime, classes=classes)
-    steps_left = evaluating(settings, looked_at)
     with threads(looked_at.runtime):
-        while True:
-            try:
-                next(steps_left)
-            except StopIteration as end:
-                return end.value
+        return drained(evaluating(settings, looked_at))
 
 
 def evaluating(settings: Evaluating, subject: Subject) -> Generator[tuple[int, int], None, Evaluation]:
@@ -197,8 +192,9 @@ def evaluating(settings: Evaluating, subject: Subject) -> Generator[tuple[int, i
             yield done, total
         done = n * (1 + settings.loss_restarts + restart + 1)
         yield done, total
+    again = settings.error_attack() if settings.restarts else settings.loss_attack()
     for rows, count in batches(subject, everything[state.doubtful & ~state.fooled]):
-        state.attack(settings.error_attack(), rows, count, "confirm", 0, on_model=True)
+        state.attack(again, rows, count, "confirm", 0, on_model=True)
         yield done, total
     return _result(settings, subject, state, seconds())
 
@@ -280,7 +276,7 @@ def _result(settings: Evaluating, subject: Subject, state: _State, seconds: floa
         provenance=provenance(
             seconds=seconds,
             device=subject.x.device,
-            precision=subject.runtime.words(),
+            precision=precision(subject),
             seed=seed,
             model=subject.model_name,
             data=subject.data_name,

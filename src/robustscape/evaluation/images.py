@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustscape import modes
 from robustscape.evaluation.result import AdversarialImages
-from robustscape.evaluation.subject import subject, words
+from robustscape.evaluation.subject import precision, subject, words
 from robustscape.results import provenance, stopwatch
 from robustscape.runtime import Runtime
 from robustscape.streams import Streams
@@ -79,7 +79,7 @@ def adversarial_images(
         provenance=provenance(
             seconds=seconds(),
             device=s.x.device,
-            precision=s.runtime.words(),
+            precision=precision(s),
             seed=seed,
             model=s.model_name,
             data=f"{s.data_name}, first {len(s.x)}",

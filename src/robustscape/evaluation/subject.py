@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from robustscape.evaluation.checks import check_images, check_logits
 from robustscape.runtime import Runtime, fast
 from robustscape.streams import Streams
 from robustscape.types import Attack, BadInput, Diverged, Subject, Threat
+
+T = TypeVar("T")
 
 _HALF = (torch.float16, torch.bfloat16)
 _LOOK = 32  # images that a model is tried on before anything is believed
@@ -97,6 +100,20 @@ def _outputs(model: nn.Module, x: Tensor, classes: int | None) -> int:
             raise BadInput(f"the model cannot take images of shape {tuple(x.shape[1:])}: {reason}") from None
     check_logits(logits, len(x), classes)
     return logits.shape[1]
+
+
+def drained(steps: Generator[Any, None, T]) -> T:
+    """Run a generator that tells how far it is to its end and return what it returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def precision(subject: Subject) -> str:
+    """Return the arithmetic of search and judgement in words, for provenance."""
+    return "float64" if subject.x.dtype == torch.float64 else subject.runtime.words()
 
 
 def words(attack: Attack) -> str:

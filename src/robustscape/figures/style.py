@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from robustscape.display import Band, colour
 from robustscape.results import written
@@ -27,7 +27,7 @@ MARKERS = "osD^vPX*"
 WIDTH = 5.5
 """Width of a figure, inches: the text width of most conference papers."""
 
-_RC = {
+_RC: Any = {
     "font.size": 8,
     "font.family": "DejaVu Sans",
     "axes.spines.top": False,
@@ -78,7 +78,7 @@ def draw_band(ax: Axes, curve: Band, *, group: int, scale: float = 1.0, line: st
         )
 
 
-def legend(ax: Axes, names: Sequence[str], lines: Sequence[tuple[str, str]] = ()) -> None:
+def legend(ax: Axes, names: Sequence[str], lines: Sequence[tuple[Any, str]] = ()) -> None:
     """Draw a legend: a colour for each (group, name), empty names left out, and what the line styles mean.
 
     Args:

@@ -25,6 +25,8 @@ def draw(ax: Axes, logs: Mapping[str, Sequence[TrainingLog]], *, quantity: Liter
         logs: Label to the logs of its runs (seeds): their mean, and a band of one standard deviation.
         quantity: Which accuracy.
     """
+    from matplotlib.ticker import MaxNLocator
+
     sets = tracked_sets(logs)
     held_out = [name for name in sets if name != "train"]
     lines = {name: _HELD_OUT[min(place, 2)] for place, name in enumerate(held_out)} | {"train": ":"}
@@ -38,5 +40,5 @@ def draw(ax: Axes, logs: Mapping[str, Sequence[TrainingLog]], *, quantity: Liter
     for epoch in sorted({epoch for of_group in logs.values() for log in of_group for epoch in lr_drops(log)}):
         ax.axvline(epoch - 0.5, color=FAINT, linewidth=0.6, linestyle=(0, (1, 2)), zorder=0)
     ax.set(xlabel="epoch", ylabel=f"{quantity} accuracy, %")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     legend(ax, names, [(lines[name], name) for name in sets if drawn[name]])

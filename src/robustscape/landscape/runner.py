@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from robustscape.config import to_plain
+from robustscape.evaluation.subject import drained, precision
 from robustscape.results import provenance, stopwatch, versions, written
 from robustscape.runtime import fast, threads
 from robustscape.types import BadInput, Measurement, Plain, Provenanced, Subject
@@ -26,13 +27,8 @@ def measure(
     measurement: Measurement, subject: Subject, *, partial: Path | None = None, processes: int = 1
 ) -> Provenanced:
     """Measure all points and return the Result; see ``measuring``."""
-    steps = measuring(measurement, subject, partial=partial, processes=processes)
     with threads(subject.runtime):
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                return end.value
+        return drained(measuring(measurement, subject, partial=partial, processes=processes))
 
 
 def measuring(
@@ -77,7 +73,7 @@ def measuring(
     where = provenance(
         seconds=before + seconds(),
         device=subject.x.device,
-        precision=subject.runtime.words(),
+        precision=precision(subject),
         seed=subject.seed,
         model=subject.model_name,
         data=subject.data_name,

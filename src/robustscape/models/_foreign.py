@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import nn
 
 from robustscape.config import nearest
-from robustscape.models.normalise import Normalise
+from robustscape.models.normalise import normalise
 from robustscape.types import BadInput
 
 
@@ -90,5 +90,6 @@ def from_timm(name: str, *, image: tuple[int, int, int] | None, classes: int | N
         raise BadInput(f"timm cannot make {wanted}: {str(error).splitlines()[0]}") from None
     if tag and not normalised:
         trained = model.pretrained_cfg
-        model = nn.Sequential(Normalise(tuple(trained["mean"]), tuple(trained["std"])), model)
+        channels = image[0] if image is not None else len(trained["mean"])
+        model = nn.Sequential(normalise(tuple(trained["mean"]), tuple(trained["std"]), channels), model)
     return model

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,11 +130,8 @@ def _known(path: Path, checkpoint: str) -> _Known:
         return _Known(weights=path)
     import safetensors
 
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("robustscape")
-    except safetensors.SafetensorError as error:
-        raise BadInput(f"{path} is not a safetensors file, or was cut short: {error}") from None
+    with _intact(path), safetensors.safe_open(path, framework="pt") as file:
+        header = (file.metadata() or {}).get("robustscape")
     if header is None:
         return _Known(weights=path)
     try:
@@ -143,13 +141,24 @@ def _known(path: Path, checkpoint: str) -> _Known:
     return _read(plain, path, said_in=path)
 
 
+@contextmanager
+def _intact(path: Path) -> Iterator[None]:
+    """Say so where the block finds the safetensors file damaged."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise BadInput(f"{path} is not a safetensors file, or was cut short: {error}") from None
+
+
 def _known_run(folder: Path, checkpoint: str) -> _Known:
     settings = folder / "run.json"
     if not settings.is_file():
         raise BadInput(f"{folder} is not a run of robustscape: there is no run.json in it")
     weights = folder / "checkpoints" / f"{checkpoint}.safetensors"
     if not weights.is_file():
-        there = sorted(path.stem for path in weights.parent.glob("*.safetensors"))
+        there = sorted({path.stem for path in weights.parent.glob("*.safetensors")} - {"resume"})
         kept = f"; there are: {', '.join(there)}" if there else " yet"
         raise BadInput(f"{folder} has no checkpoint {checkpoint!r}{nearest(checkpoint, there)}{kept}")
     return _read(read_json(settings), weights, said_in=settings)
@@ -166,6 +175,8 @@ def _read(plain: Plain, weights: Path, *, said_in: Path) -> _Known:
         raise BadInput(f"{said_in} does not say what its model is: it has no {error}") from None
     except (TypeError, ValueError) as error:
         raise BadInput(f"{said_in} does not say what its model is: {error}") from None
+    if not isinstance(architecture, Architecture):
+        raise BadInput(f"{said_in} says that its model is a {type(architecture).__name__}, which is no architecture")
     return _Known(weights=weights, architecture=architecture, image=(channels, height, width), classes=classes)
 
 
@@ -195,12 +206,11 @@ def _state(path: Path) -> Mapping[str, Tensor]:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        return load_file(path)
-    import pickle
-
+        with _intact(path):
+            return load_file(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+    except Exception:  # a damaged pickle fails in any way it likes
         raise BadInput(
             f"{path} is damaged or holds more than tensors, and nothing in a checkpoint is executed; "
             "save model.state_dict() alone"

@@ -35,10 +35,11 @@
       font: { family: "system-ui, -apple-system, 'Segoe UI', Roboto, Arial, sans-serif", size: narrow.matches ? 12 : 13,
         color: css("--soft") },
       hoverlabel: { bgcolor: css("--raised"), bordercolor: css("--line"), font: { color: css("--ink") }, namelength: -1 },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--faint"), activecolor: css("--ink") },
       dragmode: touch.matches ? false : "zoom",
     };
     const config = { responsive: true, displaylogo: false, displayModeBar: touch.matches ? false : "hover",
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"] };
+      modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
     return Plotly.react(id, data, look, config);
   };
   const all = () => Promise.all(Object.keys(charts).map(draw));

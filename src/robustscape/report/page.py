@@ -14,7 +14,7 @@ from robustscape.report.words import cautions, settings, verdict
 from robustscape.results import written
 from robustscape.runs import RunFolder, labels, read_runs
 
-_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; form-action 'none'; base-uri 'none'"
 """Content security policy: the browser itself refuses every request."""
 
 
@@ -25,9 +25,6 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
         runs: Run directories, or directories of them; runs equal but for the seed become one method. What was
             not measured is named in the page, with the command that would measure it.
         out: The file, or an existing directory to write ``report.html`` into.
-
-    Raises:
-        BadInput: a directory without a run, or a damaged file in one.
     """
     out = out / "report.html" if out.is_dir() else out
     text = page(read_runs(runs))
@@ -115,7 +112,8 @@ def _top(folders: Sequence[RunFolder]) -> str:
 def _legend(folders: Sequence[RunFolder]) -> str:
     """Buttons that show or hide a method in all charts."""
     buttons = "".join(
-        f'<button type="button" aria-pressed="true" data-group="{group}">{sections.swatch(group)}{escape(label)}</button>'
+        f'<button type="button" aria-pressed="true" data-group="{group}">'
+        f"{sections.swatch(group)}{escape(label)}</button>"
         for group, label in enumerate(labels(folders))
     )
     return f'<div class="legend" role="group" aria-label="Methods shown in the charts">{buttons}</div>'

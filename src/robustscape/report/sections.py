@@ -31,7 +31,7 @@ def summary(folders: Sequence[RunFolder]) -> str:
     caption = (
         'Errors on test images; lower is better in every column but the last three. See <a href="#definitions">what '
     )
-    table = _table(tables.summary(folders), caption=caption + "each number means</a>.", swatches=True)
+    table = _table(tables.summary(folders), caption=caption + "each number means</a>.")
     return table + _missing(folders, "evaluation", "evaluation-last-test", "No evaluation of the last epoch on test")
 
 
@@ -44,7 +44,7 @@ def training(folders: Sequence[RunFolder], drawn: dict[str, Chart]) -> str:
     drawn["curves-robust"] = charts.curves(found, "robust")
     drawn["curves-clean"] = charts.curves(found, "clean")
     held_out = [name for name in tracked_sets(found) if name != "train"]
-    dashes = [("1 4", "train"), *zip(("", "7 4", "7 3 2 3"), held_out, strict=False)]
+    dashes = [("1 4", "train"), *zip(("none", "7 4", "7 3 2 3"), held_out, strict=False)]
     lead = "Where the training curve keeps rising and the others fall, the network overfits robustly."
     both = _pair(
         _figure("curves-robust", "Accuracy under attack", "Robust accuracy against the epoch of training."),
@@ -76,7 +76,7 @@ def landscape(folders: Sequence[RunFolder], drawn: dict[str, Chart]) -> str:
     note += "Bands: one standard deviation over directions and seeds."
     if len({result.scheme for result in results}) > 1:
         note += " Directions were normalised in different ways: positions do not compare."
-    keys = _keys([("", "under attack"), ("7 4", "clean")])
+    keys = _keys([("none", "under attack"), ("7 4", "clean")])
     missing = _missing(folders, "slices", f"slices-{names[0]}", "No slices")
     return _section("landscape", title, lead, both + keys + _note(note) + missing)
 
@@ -94,7 +94,7 @@ def flatness(folders: Sequence[RunFolder], drawn: dict[str, Chart]) -> str:
     names = list(points)
     note = f"Filled: checkpoint {names[0]}" + (f"; open: {', '.join(names[1:])}. " if names[1:] else ". ")
     note += "Each point is a run; bars are 95 % intervals."
-    chart = _figure("scatter", "Robust error against flatness", "A point for every run, with its intervals.")
+    chart = _figure("scatter", "", "Robust error against flatness, a point for every run, with its intervals.")
     return _section("flatness", title, lead, chart + _note(note) + missing)
 
 
@@ -105,10 +105,8 @@ def classes(folders: Sequence[RunFolder]) -> str:
     if table is None:
         missing = _missing(folders, "evaluation", "evaluation-last-test", "No evaluation of the last epoch on test")
         return _section("classes", "Classes", lead, missing)
-    groups = labels(folders)
-    heads = {c.name: swatch(groups.index(c.name)) for c in table.columns if c.name in groups}
-    caption = "Robust error of each class on the test images, last epoch (± over seeds where there are several)."
-    return _section("classes", "Classes", lead, _table(table, caption=caption, heads=heads, wide=False))
+    caption = "Robust error of each class on the test images, last epoch."
+    return _section("classes", "Classes", lead, _table(table, caption=caption))
 
 
 def images(folders: Sequence[RunFolder]) -> str:
@@ -136,14 +134,14 @@ def weights(folders: Sequence[RunFolder], drawn: dict[str, Chart]) -> str:
     drawn["histogram"] = charts.histograms(found, layers)
     options = "".join(f'<option value="{place}">{escape(layer)}</option>' for place, layer in enumerate(layers))
     select = f'<p><label>Layer <select data-chart="histogram" autocomplete="off">{options}</select></label></p>'
-    chart = _figure("histogram", "Density of the weights", "Density of the chosen layer's weights for every run.")
+    chart = _figure("histogram", "", "Density of the chosen layer's weights, a line for every run.")
     missing = _missing(folders, "histograms", f"histograms-{names[0]}", "No histograms")
     return _section("weights", title, lead, select + chart + _note(f"Checkpoint {names[0]}; a line a run.") + missing)
 
 
 def definitions() -> str:
     """Return what every number means."""
-    terms = "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in words.DEFINITIONS)
+    terms = "".join(f"<div><dt>{escape(term)}</dt><dd>{escape(text)}</dd></div>" for term, text in words.DEFINITIONS)
     return _section("definitions", "What each number means", "", f"<dl>{terms}</dl>")
 
 
@@ -172,8 +170,9 @@ def _section(name: str, title: str, lead: str, content: str) -> str:
 
 
 def _figure(name: str, title: str, description: str) -> str:
-    head = f'<figure><h3 id="{name}-title">{escape(title)}</h3>'
-    return f'{head}<div class="chart" id="{name}" role="img" aria-label="{escape(title)}: {escape(description)}"></div></figure>'
+    """A place for a chart; ``title`` is "" where the section's own says it."""
+    chart = f'<div class="chart" id="{name}" role="img" aria-label="{escape(description)}"></div>'
+    return f"<figure>{f'<h3>{escape(title)}</h3>' if title else ''}{chart}</figure>"
 
 
 def _pair(*figures: str) -> str:
@@ -187,7 +186,7 @@ def _note(text: str) -> str:
 def _keys(lines: Sequence[tuple[str, str]]) -> str:
     """What the line styles mean: (dash pattern, meaning)."""
     parts = [
-        f'<span><svg viewBox="0 0 32 8" aria-hidden="true"><path d="M0 4H32" stroke-dasharray="{dash or "none"}"/></svg>'
+        f'<span><svg viewBox="0 0 32 8" aria-hidden="true"><path d="M0 4H32" stroke-dasharray="{dash}"/></svg>'
         f"{escape(meaning)}</span>"
         for dash, meaning in lines
     ]
@@ -204,13 +203,11 @@ def _command(kind: str, folder: RunFolder, what: str) -> str:
     return f'<p class="missing">{escape(who)}: <code>{escape(words.command(kind, folder))}</code> makes it.</p>'
 
 
-def _table(table: Table, *, caption: str, swatches: bool = False, heads: dict[str, str] | None = None, wide: bool = True
-) -> str:  # fmt: skip
-    """A table in a box of its own that scrolls; ``caption`` and ``heads`` are HTML, all else is escaped."""
+def _table(table: Table, *, caption: str) -> str:
+    """A table with a row a group, in a box of its own that scrolls; ``caption`` is HTML, all else is escaped."""
     textual = [all(isinstance(row[place], str) for row in table.rows) for place in range(len(table.columns))]
     head = "".join(
-        f'<th scope="col"{_words(text)}>{(heads or {}).get(c.name, "")}{escape(c.name)}'
-        f"{f'<span class="unit">{escape(c.unit)}</span>' if c.unit else ''}</th>"
+        f'<th scope="col"{_words(text)}>{escape(c.name)}{_unit(c.unit)}</th>'
         for c, text in zip(table.columns, textual, strict=True)
     )
     rows = []
@@ -219,10 +216,14 @@ def _table(table: Table, *, caption: str, swatches: bool = False, heads: dict[st
             f"<td{_words(text)}>{_cell(cell, c)}</td>"
             for cell, c, text in zip(rest, table.columns[1:], textual[1:], strict=True)
         )
-        rows.append(f'<tr><th scope="row">{swatch(group) if swatches else ""}{escape(str(first))}</th>{cells}</tr>')
+        rows.append(f'<tr><th scope="row">{swatch(group)}{escape(str(first))}</th>{cells}</tr>')
     box = f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(table.columns[0].name)}: table">'
-    size = ' class="wide"' if wide else ""
-    return f"{box}<table{size}><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    parts = f"<caption><span>{caption}</span></caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return f'{box}<table class="wide">{parts}</table></div>'
+
+
+def _unit(unit: str) -> str:
+    return f'<span class="unit">{escape(unit)}</span>' if unit else ""
 
 
 def _words(text: bool) -> str:
@@ -253,9 +254,7 @@ def _images(result: AdversarialImages, checkpoint: str) -> str:
         f"Checkpoint {checkpoint}; {threat_words(result.norm, result.eps)}; {result.attack}. ✗: not the true class."
     )
     box = '<div class="scroll" role="region" tabindex="0" aria-label="Adversarial images">'
-    return (
-        f'{box}<table class="images"><caption>{escape(caption)}</caption><tbody>{"".join(rows)}</tbody></table></div>'
-    )
+    return f'{box}<table class="images"><caption><span>{escape(caption)}</span></caption><tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def _image(result: AdversarialImages, pixels: np.ndarray, name: str, k: int, predictions: np.ndarray | None) -> str:

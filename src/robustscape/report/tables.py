@@ -136,23 +136,20 @@ def _evaluation_row(names: tuple[str, str, str], found: Sequence[Evaluation]) ->
 
 
 def per_class(folders: Sequence[RunFolder], file: str = "evaluation-last-test") -> Table | None:
-    """Return the robust error of each class, a column a group; None where nothing was evaluated.
+    """Return the robust error of each class, a row a group; None where nothing was evaluated.
 
     Args:
-        folders: The runs; those with other classes than the first are left out.
+        folders: The runs; of those with other classes than the first no number is given.
         file: Which evaluation, for example "evaluation-best-test".
     """
-    found = {label: es for label, es in grouped(folders, file).items() if es}
-    if not found:
+    found = grouped(folders, file)
+    classes = next((e.classes for es in found.values() for e in es), None)
+    if classes is None:
         return None
-    classes = next(iter(found.values()))[0].classes
     found = {label: [e for e in es if e.classes == classes] for label, es in found.items()}
-    columns = {Column(name="Class"): list(classes)} | {
-        Column(name=label, unit="%"): [_class_error(es, k) for k in range(len(classes))]
-        for label, es in found.items()
-        if es
-    }
-    return Table(columns=tuple(columns), rows=tuple(zip(*columns.values(), strict=True)))
+    rows = [(label, *(_class_error(es, k) for k in range(len(classes)))) for label, es in found.items()]
+    columns = (Column(name="Method"), *(Column(name=name, unit="%") for name in classes))
+    return Table(columns=columns, rows=tuple(rows))
 
 
 def mean(quantities: Sequence[Quantity]) -> Quantity | None:
@@ -205,7 +202,8 @@ def _seconds(folders: Sequence[RunFolder], label: str) -> Quantity | None:
 
 
 def _counts(counts: Sequence[int]) -> Cell:
-    return " / ".join(f"{n:,}" for n in dict.fromkeys(counts)) or None
+    different = dict.fromkeys(counts)
+    return Quantity(value=counts[0]) if len(different) == 1 else " / ".join(f"{n:,}" for n in different) or None
 
 
 def _class_error(found: Sequence[Evaluation], k: int) -> Quantity | None:
@@ -244,11 +242,17 @@ def to_text(table: Table, *, width: int = 120) -> str:
     from rich.text import Text
 
     drawn = Drawn(box=SIMPLE_HEAD, pad_edge=False)
+    rows = [
+        [to_words(cell, c).replace(" [", "\n[") for cell, c in zip(row, table.columns, strict=True)]
+        for row in table.rows
+    ]
     for place, column in enumerate(table.columns):
         words = all(isinstance(row[place], str) for row in table.rows)
-        drawn.add_column(Text(column.title()), justify="left" if words else "right", overflow="fold")
-    for row in table.rows:
-        drawn.add_row(*(Text(to_words(cell, column)) for cell, column in zip(row, table.columns, strict=True)))
+        least = max((len(line) for row in rows for line in row[place].splitlines()), default=0)
+        title = Text(column.title())
+        drawn.add_column(title, justify="left" if words else "right", min_width=min(least, 24), overflow="fold")
+    for row in rows:
+        drawn.add_row(*map(Text, row))
     console = Console(file=io.StringIO(), width=width, color_system=None)
     with console.capture() as capture:
         console.print(drawn)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from robustscape.display import threat_words
 from robustscape.evaluation.result import Evaluation
 from robustscape.report.tables import Quantity, flatness, gap, mean
@@ -38,19 +40,21 @@ DEFINITIONS = (
     ),
     (
         "Flatness",
-        "How much the robust loss rises, on average, when every layer's weights are moved at random by a small fraction "
-        "ξ of their norm; nats per example. Small is flat. Flat networks tend to lose less on images they have not seen.",
+        "How much the robust loss rises, on average, when every layer's weights are moved at random by a small "
+        "fraction ξ of their norm; nats per example. Small is flat. Flat networks tend to lose less on new images.",
     ),
     (
         "Threat model, ε (eps)",
-        "What the adversary may do to an image: change every pixel by at most ε (L∞), or the whole image by at most ε in "
-        "Euclidean length (L2). Pixels are in [0, 1], so 8/255 is eight grey levels of 255.",
+        "What the adversary may do to an image: change every pixel by at most ε (L∞), or the whole image by at most ε "
+        "in Euclidean length (L2). Pixels are in [0, 1], so 8/255 is eight grey levels of 255.",
     ),
-    ("Attack", "The search for the worst image inside the threat model, for example PGD with so many steps and restarts."),
+    ("Attack", "The search for the worst image inside the threat model, such as PGD with so many steps and restarts."),
     (
         "Intervals, ±",
         "In brackets: 95 % intervals (Wilson's for errors, Newcombe's for the gap, Student's t over random draws for "
-        "flatness). After ±: the standard deviation over seeds, where a method was trained with several.",
+        "flatness). After ±: the standard deviation over seeds, where a method was trained with several. One method's "
+        "robust error is called clearly below another's where the difference exceeds 1.96 standard errors, of images "
+        "(the same for both, where they are) and of seeds.",
     ),
     ("Training", "Wall-clock seconds of the training steps on the machine of each run, without evaluation."),
     ("n, seeds", "How many test images the errors are measured on, and the seeds of the runs of each method."),
@@ -76,7 +80,7 @@ def verdict(folders: Sequence[RunFolder]) -> str:
     leader = min(robust, key=lambda label: robust[label].value)
     if len(robust) == 1:
         return _alone(leader, folders, robust[leader], others=len(errors) > 1)
-    return _ranked(leader, folders, robust)
+    return _ranked(leader, folders, robust, evaluations)
 
 
 def _alone(leader: str, folders: Sequence[RunFolder], error: Quantity, *, others: bool) -> str:
@@ -87,12 +91,17 @@ def _alone(leader: str, folders: Sequence[RunFolder], error: Quantity, *, others
     return text + ("; no other method here does better than guessing." if others else ".")
 
 
-def _ranked(leader: str, folders: Sequence[RunFolder], robust: Mapping[str, Quantity]) -> str:
+def _ranked(
+    leader: str,
+    folders: Sequence[RunFolder],
+    robust: Mapping[str, Quantity],
+    evaluations: Mapping[str, Sequence[Evaluation]],
+) -> str:
     """Compare the leader with the others by error, then say what gap and flatness add."""
     second = min((label for label in robust if label != leader), key=lambda label: robust[label].value)
-    close = _overlap(robust[leader], robust[second])
+    close = not apart(evaluations[leader], evaluations[second])
     text = f"{leader} has the lowest robust error at the end of training, {robust[leader].value:.1f} %"
-    text += f" (error bars overlap with {second}, {robust[second].value:.1f} %)" if close else ""
+    text += f" (not clearly below {second}, {robust[second].value:.1f} %)" if close else ""
     agreeing, others = [], []
     for what, found in (("smallest gap to training", _gaps(folders)), ("flattest loss", _flatnesses(folders))):
         found = {label: value for label, value in found.items() if label in robust}
@@ -125,12 +134,25 @@ def _flatnesses(folders: Sequence[RunFolder]) -> dict[str, Quantity]:
     return {label: q for label, rs in found.items() if (q := mean([flatness(r) for r in rs])) is not None}
 
 
-def _overlap(a: Quantity, b: Quantity) -> bool:
-    """Whether two error bars overlap; a bar is the interval, widened to the spread over seeds."""
-    low, high = (b, a) if b.value < a.value else (a, b)
-    top = max(low.high or low.value, low.value + (low.spread or 0))
-    bottom = min(high.low if high.low is not None else high.value, high.value - (high.spread or 0))
-    return top >= bottom
+def apart(a: Sequence[Evaluation], b: Sequence[Evaluation]) -> bool:
+    """Return whether the robust errors of two methods differ by more than 1.96 standard errors.
+
+    The error of the difference comes from the images (pairwise, where both were judged on the same ones)
+    and from the seeds of methods that have several.
+    """
+    rates = [np.mean([e.fooled for e in group], axis=0, dtype=float) for group in (a, b) if _same_images(group)]
+    if len(rates) < 2:
+        return False
+    if _same_images([*a, *b]):
+        images = np.var(rates[0] - rates[1]) / len(rates[0])
+    else:
+        images = sum(np.var(rate) / len(rate) for rate in rates)
+    seeds = sum(np.var([e.robust_error.value for e in g], ddof=1) / len(g) for g in (a, b) if len(g) > 1)
+    return bool(abs(rates[0].mean() - rates[1].mean()) > 1.96 * np.sqrt(images + seeds))
+
+
+def _same_images(evaluations: Sequence[Evaluation]) -> bool:
+    return all(np.array_equal(e.index, evaluations[0].index) for e in evaluations)
 
 
 def cautions(folders: Sequence[RunFolder]) -> list[str]:
@@ -155,7 +177,7 @@ def cautions(folders: Sequence[RunFolder]) -> list[str]:
             found.append(f"The methods were judged {what}: their robust errors do not compare.")
     if "best_on_test" in checkpoints(folders, "evaluation"):
         found.append(
-            "“Best (selected on test)” was chosen on the images it is judged on, as the papers do: it is too optimistic."
+            "“Best (selected on test)” was chosen on the images that judge it, as the papers do: it is too optimistic."
         )
     flats = [r for name in checkpoints(folders, "flatness") for rs in grouped(folders, f"flatness-{name}").values()
              for r in rs]  # fmt: skip

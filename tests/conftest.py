@@ -1,0 +1,16 @@
+"""What holds for every test."""
+
+import os
+
+import pytest
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Where CI is set, a test that is skipped because there is no browser fails: the report was not looked at."""
+    report = yield
+    if report.skipped and os.environ.get("CI") and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2]
+        if "chromium" in reason.lower():
+            report.outcome, report.longrepr = "failed", f"{reason}: in CI the browser must be there"
+    return report

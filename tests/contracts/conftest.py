@@ -1,0 +1,146 @@
+"""Every component of every room, and what they are tried on. A test asks for a room by the name of its argument."""
+
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from robustscape.config import ROOMS, members, named, presets
+from robustscape.types import Batch
+
+ARGUMENTS = {
+    "attack": "Attack",
+    "objective": "Objective",
+    "perturbation": "WeightPerturbation",
+    "measurement": "Measurement",
+    "architecture": "Architecture",
+    "source": "DataSource",
+    "schedule": "Schedule",
+    "optimizer": "Optimizer",
+}
+
+
+def _names(protocol):
+    found = members(protocol)
+    return [name for file, kind in found.items() for name in (file, *(f"{file}.{p}" for p in presets(kind)))]
+
+
+def _params(protocol):
+    """All members with their defaults, and in every preset; data that lie in files are slow to read."""
+    for name in _names(protocol):
+        value = named(protocol, name)
+        from_files = {"path", "data_dir"} & set(vars(value))
+        yield pytest.param(value, id=name, marks=[pytest.mark.slow] if from_files else [])
+
+
+def pytest_generate_tests(metafunc):
+    for argument, protocol in ARGUMENTS.items():
+        if argument in metafunc.fixturenames:
+            metafunc.parametrize(argument, list(_params(protocol)))
+    if "component" in metafunc.fixturenames:
+        pairs = [(protocol, name) for protocol in ROOMS for name in _names(protocol)]
+        values = [pytest.param(named(*pair), id=f"{ROOMS[pair[0]]}-{pair[1]}") for pair in pairs]
+        metafunc.parametrize("component", values)
+
+
+class Network(nn.Module):
+    """A little of everything that leaves traces: BatchNorm in two places, dropout, a frozen bias."""
+
+    def __init__(self, dropout):
+        super().__init__()
+        self.conv1 = nn.Conv2d(2, 6, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(6)
+        self.conv2 = nn.Conv2d(6, 8, 3, stride=2, bias=False)
+        self.bn2 = nn.BatchNorm2d(8)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(8 * 9, 4)
+
+    def forward(self, x):
+        h = torch.relu(self.bn1(self.conv1(x)))
+        h = torch.relu(self.bn2(self.conv2(h)))
+        return self.linear(self.dropout(h.flatten(1)))
+
+
+@pytest.fixture
+def network():
+    """Makes a network in train mode, the same each time: ``network(dropout=0.5, dtype=torch.float64)``."""
+
+    def make(dropout=0.0, dtype=torch.float32):
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            made = Network(dropout)
+            made(torch.rand(32, 2, 8, 8))
+        return made.to(dtype)
+
+    return make
+
+
+@pytest.fixture
+def batch():
+    """Makes n images, some of their pixels exactly 0 or 1, the same each time: ``batch(8)``."""
+
+    def make(n=8, dtype=torch.float32):
+        generator = torch.Generator().manual_seed(7)
+        x = (torch.rand(n, 2, 8, 8, generator=generator, dtype=dtype) * 1.4 - 0.2).clamp(0, 1)
+        return Batch(x=x, y=torch.arange(n) % 4, index=torch.arange(100, 100 + n))
+
+    return make
+
+
+class Trace:
+    """Everything that a call without a trace must leave as it is."""
+
+    def __init__(self, model):
+        self.model = model
+        self.before = self._look()
+
+    def _look(self):
+        bits = lambda t: None if t is None else t.detach().clone()  # noqa: E731
+        return {
+            "weights": {name: bits(p) for name, p in self.model.named_parameters()},
+            "gradients": {name: bits(p.grad) for name, p in self.model.named_parameters()},
+            "buffers": {name: bits(b) for name, b in self.model.named_buffers()},
+            "needs gradient": {name: p.requires_grad for name, p in self.model.named_parameters()},
+            "modes": {name: m.training for name, m in self.model.named_modules()},
+            "torch's random state": {"": torch.get_rng_state()},
+            "NumPy's random state": {"": torch.from_numpy(np.random.get_state()[1].astype(np.int64))},
+            "Python's random state": {"": random.getstate()},
+            "gradient mode": {"": torch.is_grad_enabled()},
+        }
+
+    def found(self):
+        """What has changed, as text: empty where nothing has."""
+        after = self._look()
+        return [f"{what}: {name}" for what, old in self.before.items() for name in old
+                if not _same(old[name], after[what].get(name))]  # fmt: skip
+
+
+def _same(old, new):
+    if isinstance(old, torch.Tensor) and isinstance(new, torch.Tensor):
+        return old.dtype == new.dtype and torch.equal(old, new)
+    return not isinstance(old, torch.Tensor) and not isinstance(new, torch.Tensor) and old == new
+
+
+@pytest.fixture
+def trace():
+    """Notes a model's and the program's state: ``seen = trace(model)``, later ``seen.found() == []``."""
+    return Trace
+
+
+@pytest.fixture
+def marked(network):
+    """A network whose every kind of state has a value of its own: mixed modes, gradients, a frozen parameter."""
+    model = network(dropout=0.5)
+    model.bn2.eval()
+    model.conv1.bias.requires_grad_(False)
+    model.linear.weight.grad = torch.full_like(model.linear.weight, 3.0)
+    return model
+
+
+@pytest.fixture
+def twin():
+    """Copies a model."""
+    return copy.deepcopy

@@ -1,0 +1,109 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from robustscape.attacks.pgd import PGD
+from robustscape.evaluation.subject import subject
+from robustscape.landscape.flatness import AverageFlatness
+from robustscape.landscape.runner import measure, measuring
+from robustscape.landscape.slices import Slice
+from robustscape.runtime import TRUTH
+from robustscape.types import BadInput, Diverged
+
+SLICE = Slice(attack=PGD(steps=2, result="best_loss"), directions=2, positions=3)
+
+
+def looked_at(seed=0):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+    x, y = torch.rand(7, 1, 4, 4), torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    return subject(model, x, y, seed=seed, runtime=replace(TRUTH, threads=1), batch=4, split="test", data_name="noise")
+
+
+def same(a, b):
+    return all(np.array_equal(getattr(a, n), getattr(b, n)) for n in ("robust_loss", "clean_error", "direction_norm"))
+
+
+def interrupted(partial, points):
+    steps = measuring(SLICE, looked_at(), partial=partial)
+    for _ in range(points + 1):
+        next(steps)
+    steps.close()
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_end_to_end_resumed_is_uninterrupted(tmp_path, cut):
+    partial = tmp_path / "partial.jsonl"
+    interrupted(partial, 4)
+    known = 4
+    if cut:  # as a kill in the middle of a line leaves it
+        partial.write_text(partial.read_text()[:-9])
+        known = 3
+    steps = measuring(SLICE, looked_at(), partial=partial)
+    assert next(steps) == (known, 6)
+    steps.close()
+    result = measure(SLICE, looked_at(), partial=partial)
+    assert same(result, measure(SLICE, looked_at()))
+    assert not partial.exists()
+    assert result.provenance.data == "noise" and result.split == "test" and result.n == 7
+
+
+@pytest.mark.parametrize(
+    "other",
+    [(replace(SLICE, width=0.5), looked_at()), (SLICE, looked_at(seed=1)), (SLICE, replace(looked_at(), batch=3))],
+)
+def test_contract_what_belongs_to_something_else_is_not_used(tmp_path, other):
+    partial = tmp_path / "partial.jsonl"
+    interrupted(partial, 4)
+    assert next(measuring(*other, partial=partial)) == (0, 6)
+
+
+def test_contract_other_weights_begin_anew(tmp_path):
+    partial = tmp_path / "partial.jsonl"
+    interrupted(partial, 2)
+    made = looked_at()
+    with torch.no_grad():
+        made.model[3].bias[0] += 1e-6
+    assert next(measuring(SLICE, made, partial=partial)) == (0, 6)
+
+
+def test_contract_every_point_is_on_disk_when_it_is_told(tmp_path):
+    partial = tmp_path / "partial.jsonl"
+    steps = measuring(SLICE, looked_at(), partial=partial)
+    for done, total in steps:
+        lines = partial.read_text().splitlines()
+        assert len(lines) == done + 1 and total == 6
+        if done == total:
+            break
+    assert {json.loads(line)["point"] for line in lines[1:]} == set(range(6))
+
+
+def test_end_to_end_processes_give_what_turns_give(tmp_path):
+    result = measure(SLICE, looked_at(), processes=2, partial=tmp_path / "partial.jsonl")
+    assert same(result, measure(SLICE, looked_at()))
+    assert result.provenance.threads == 1
+
+
+@pytest.mark.slow
+def test_contract_an_error_in_a_process_is_the_measurements():
+    made = looked_at()
+    with torch.no_grad():
+        made.model[3].weight[0, 0] = torch.inf
+    with pytest.raises(Diverged, match="not finite"):
+        measure(AverageFlatness(attack=PGD(steps=1)), made, processes=2)
+
+
+def test_contract_what_cannot_be_sent_is_refused():
+    class Local(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.flatten(1))
+
+    made = subject(Local(16, 3), torch.rand(2, 1, 4, 4), torch.tensor([0, 1]))
+    with pytest.raises(BadInput, match="processes=1"):
+        measure(SLICE, made, processes=2)
+    with pytest.raises(BadInput, match="at least 1"):
+        measure(SLICE, made, processes=0)

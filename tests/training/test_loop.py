@@ -1,0 +1,223 @@
+"""The loop: what it logs, chooses, keeps and resumes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from robustscape.attacks.pgd import PGD
+from robustscape.attacks.threat import ThreatModel
+from robustscape.data.batches import Loader
+from robustscape.objectives.at import AT
+from robustscape.runtime import TRUTH
+from robustscape.training.averaging import average_of, update_average
+from robustscape.training.checkpoints import digest, load_state, save_state, save_weights
+from robustscape.training.log import EpochLog, TrainingLog, read_log, write_log
+from robustscape.training.loop import Epoch, Step, fit, start
+from robustscape.training.optimizers.adam import Adam
+from robustscape.training.optimizers.sgd import SGD
+from robustscape.training.settings import Training
+from robustscape.types import BadInput, Diverged, Images
+from robustscape.weights.awp import AWP
+
+
+def _images(n: int = 40) -> Images:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(n) % 2
+    x = torch.randint(0, 100, (n, 1, 6, 6), generator=generator) + 120 * y[:, None, None, None]
+    return Images(x=x.to(torch.uint8), y=y, index=torch.arange(n), classes=("dark", "light"), name="toy")
+
+
+def _net() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
+
+
+OBJECTIVE = AT(attack=PGD(threat=ThreatModel(eps=0.1), steps=2))
+SETTINGS = Training(epochs=3, batch_size=16, optimizer=SGD(lr=0.05), track=20, ema=0.9)
+
+
+def _fit(settings=SETTINGS, *, state=None, weights=None, tracked=None):
+    state = state or start(_net(), OBJECTIVE, settings)
+    images = _images()
+    if tracked is None:
+        tracked = {"train": images, "validation": images.take(slice(0, 10)), "mine": images}
+    loader = Loader(images=images, batch_size=settings.batch_size, seed=1)
+    events = fit(
+        state,
+        loader,
+        objective=OBJECTIVE,
+        weights=weights,
+        settings=settings,
+        runtime=TRUTH,
+        seed=1,
+        tracked=tracked,
+    )
+    return state, events
+
+
+def test_end_to_end_a_separable_set_is_learnt_robustly():
+    settings = replace(SETTINGS, epochs=8, ema=None)
+    _, events = _fit(settings)
+    last = [event for event in events if isinstance(event, Epoch)][-1].log
+    assert last.tracked["train"].robust_accuracy == 1.0
+    assert last.tracked["train"].robust_loss >= last.tracked["train"].clean_loss
+
+
+def test_closed_form_what_is_logged():
+    state, events = _fit()
+    events = list(events)
+    steps = [event for event in events if isinstance(event, Step)]
+    epochs = [event.log for event in events if isinstance(event, Epoch)]
+    assert [event.done for event in steps] == list(range(1, 10))
+    assert [log.epoch for log in epochs] == [1, 2, 3]
+    first = [event.log.loss["total"] for event in steps[:3]]
+    assert epochs[0].loss["total"] == pytest.approx(sum(first) / 3)
+    assert epochs[0].lr == pytest.approx(0.05) and epochs[-1].lr == pytest.approx(0.05 * 0.01)
+    assert set(epochs[0].tracked) == {"train", "validation", "mine"}
+    assert [epochs[0].tracked[name].n for name in ("train", "validation", "mine")] == [20, 10, 20]
+    squares = sum(float(p.detach().double().square().sum()) for p in state.model.parameters())
+    assert epochs[-1].weight_norm == pytest.approx(squares**0.5, rel=1e-5)
+    moved = zip(state.model.parameters(), _net().parameters(), strict=True)
+    assert epochs[-1].distance == pytest.approx(
+        sum(float((a - b).detach().square().sum()) for a, b in moved) ** 0.5, rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("optimizer", [SGD(lr=0.05), Adam(lr=0.01)])
+@pytest.mark.parametrize("weights", [None, AWP()])
+@pytest.mark.parametrize("stop", [1, 4, 9])
+def test_end_to_end_stopped_anywhere_and_resumed_gives_the_same_bits(tmp_path, optimizer, weights, stop):
+    settings = replace(SETTINGS, optimizer=optimizer)
+    whole, events = _fit(settings, weights=weights)
+    logs = [event.log for event in events if isinstance(event, Epoch)]
+    part, events = _fit(settings, weights=weights)
+    for event in events:
+        if isinstance(event, Step) and event.done == stop:
+            break
+    save_state(part, tmp_path / "state.safetensors")
+    resumed = start(_net(), OBJECTIVE, settings)
+    load_state(resumed, tmp_path / "state.safetensors")
+    _, events = _fit(settings, state=resumed, weights=weights)
+    resumed_logs = [event.log for event in events if isinstance(event, Epoch)]
+    assert digest(resumed.model) == digest(whole.model)
+    assert digest(resumed.kept) == digest(whole.kept) != digest(whole.model)
+    timeless = [replace(log, seconds=0, tracking_seconds=0, examples_per_second=0) for log in logs]
+    resumed_timeless = [replace(log, seconds=0, tracking_seconds=0, examples_per_second=0) for log in resumed_logs]
+    assert resumed_timeless == timeless[-len(resumed_timeless) :]
+
+
+def test_contract_tracking_changes_nothing():
+    with_tracking, events = _fit()
+    list(events)
+    without, events = _fit(tracked={})
+    list(events)
+    assert digest(with_tracking.model) == digest(without.model)
+
+
+def test_contract_the_test_set_never_chooses():
+    images = _images()
+    choices = []
+    for test in (images, images.take(torch.tensor([0, 1]))):
+        _, events = _fit(tracked={"validation": images, "test": test})
+        choices.append([event.log.selected for event in events if isinstance(event, Epoch)])
+    assert choices[0] == choices[1]
+
+
+def test_contract_without_tracking_the_last_epoch_is_the_best():
+    _, events = _fit(replace(SETTINGS, track=0), tracked={})
+    assert [event.log.selected for event in events if isinstance(event, Epoch)] == [True, True, True]
+
+
+def test_closed_form_moving_average():
+    net = nn.Linear(1, 1, bias=False)
+    average = average_of(net)
+    first = float(net.weight)
+    with torch.no_grad():
+        net.weight.add_(1.0)
+    update_average(average, net, 0.75)
+    assert float(average.weight) == pytest.approx(0.75 * first + 0.25 * (first + 1), abs=1e-6)
+
+
+def test_contract_nan_stops_with_epoch_and_step():
+    images = _images()
+    settings = replace(SETTINGS, optimizer=SGD(lr=1e30, momentum=0.0), ema=None, track=0)
+    state = start(_net(), OBJECTIVE, settings)
+    loader = Loader(images=images, batch_size=16, seed=1)
+    with pytest.raises(Diverged, match="epoch 1, step [23]"):
+        list(
+            fit(
+                state,
+                loader,
+                objective=OBJECTIVE,
+                weights=None,
+                settings=settings,
+                runtime=TRUTH,
+                seed=1,
+                tracked={},
+            )
+        )
+
+
+def test_contract_a_checkpoint_loads_without_robustscape(tmp_path):
+    net = _net()
+    save_weights(net, tmp_path / "w.safetensors", {"architecture": {"a": 1}})
+    other = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
+    other.load_state_dict(safetensors.torch.load_file(tmp_path / "w.safetensors"))
+    assert digest(other) == digest(net)
+    with safetensors.safe_open(tmp_path / "w.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["robustscape"]) == {"architecture": {"a": 1}}
+
+
+def test_contract_equal_weights_give_equal_bytes(tmp_path):
+    for name in ("a", "b"):
+        save_weights(_net(), tmp_path / name, {"b": 1, "a": [2]})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_contract_damaged_and_foreign_states_are_refused(tmp_path):
+    state, _ = _fit()
+    path = tmp_path / "state.safetensors"
+    save_state(state, path)
+    other = start(nn.Linear(2, 2), OBJECTIVE, SETTINGS)
+    with pytest.raises(BadInput, match="another architecture"):
+        load_state(other, path)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(BadInput, match="cannot be read"):
+        load_state(state, path)
+
+
+def test_contract_the_log_survives_a_cut_last_line(tmp_path):
+    _, events = _fit()
+    log = TrainingLog(epochs=tuple(event.log for event in events if isinstance(event, Epoch)))
+    path = tmp_path / "log.jsonl"
+    write_log(path, log)
+    assert read_log(path) == log
+    path.write_text(path.read_text()[:-20])
+    assert read_log(path).epochs == log.epochs[:-1]
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(["{broken", *lines]))
+    with pytest.raises(BadInput, match="line 1"):
+        read_log(path)
+    assert isinstance(log.epochs[0], EpochLog)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(epochs=0),
+        dict(batch_size=0),
+        dict(track=-1),
+        dict(ema=1.0),
+        dict(best_on_test=True, track_test=False),
+    ],
+)
+def test_contract_settings_that_cannot_be_meant_are_refused(wrong):
+    with pytest.raises(BadInput):
+        Training(**wrong)

@@ -1,0 +1,53 @@
+"""Schedules at and around their boundaries."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from robustscape.training.schedules.constant import Constant
+from robustscape.training.schedules.cosine import Cosine
+from robustscape.training.schedules.cyclic import Cyclic
+from robustscape.training.schedules.linear import Linear
+from robustscape.training.schedules.piecewise import Piecewise
+from robustscape.types import BadInput
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (Constant(), {0: 1, 50: 1, 100: 1}),
+        (Piecewise(), {0: 1, 49: 1, 50: 0.1, 74: 0.1, 75: 0.01, 100: 0.01}),
+        (Piecewise(at=(0.9,), factor=0.5), {89: 1, 90: 0.5}),
+        (Cosine(), {0: 1, 50: 0.5, 100: 0, 25: (1 + math.cos(math.pi / 4)) / 2}),
+        (Cosine(end=0.2), {0: 1, 50: 0.6, 100: 0.2}),
+        (Linear(), {0: 1, 25: 0.75, 100: 0}),
+        (Linear(start=0, end=2), {0: 0, 50: 1, 100: 2}),
+        (Cyclic(), {0: 0, 20: 0.5, 40: 1, 70: 0.5, 100: 0}),
+        (Cyclic(cycles=2, peak=0.5), {0: 0, 25: 1, 50: 0, 75: 1, 100: 0}),
+        (Constant(warmup=0.1), {0: 0.1, 4: 0.5, 9: 1, 10: 1, 100: 1}),
+        (Piecewise(warmup=0.1), {0: 0.1, 9: 1, 50: 0.1}),
+    ],
+)
+def test_closed_form_values_at_boundaries(schedule, expected):
+    for done, value in expected.items():
+        assert schedule(done, 100) == pytest.approx(value, abs=1e-12), done
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: Constant(warmup=1.0),
+        lambda: Piecewise(at=(0.7, 0.5)),
+        lambda: Piecewise(at=(50, 75)),
+        lambda: Piecewise(factor=10),
+        lambda: Cosine(end=2),
+        lambda: Linear(start=-1),
+        lambda: Cyclic(cycles=0),
+        lambda: Cyclic(peak=1),
+    ],
+)
+def test_contract_settings_that_cannot_be_meant_are_refused(wrong):
+    with pytest.raises(BadInput):
+        wrong()
