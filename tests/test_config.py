@@ -175,7 +175,7 @@ def test_contract_parts_go_over_to_the_new_component_and_numbers_do_not():
 def test_contract_the_room_of_a_field_is_read_from_its_annotation():
     assert protocol_of(Attack) == "Attack"
     assert protocol_of(WeightPerturbation | None) == "WeightPerturbation"
-    assert [protocol_of(kind) for kind in (float, Threat, int | None, Runtime)] == [None] * 4
+    assert [protocol_of(kind) for kind in (float, Threat, int | None, Runtime, dict[str, Attack])] == [None] * 5
 
 
 def test_contract_nearest_says_nothing_where_nothing_is_near():

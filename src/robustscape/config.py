@@ -57,7 +57,8 @@ def hints(kind: type) -> dict[str, Any]:
 
 def protocol_of(annotation: Any) -> str | None:
     """Return which of ``ROOMS`` an annotation (``Attack``, ``Attack | None``) means, None for any other."""
-    for kind in typing.get_args(annotation) or (annotation,):
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    for kind in typing.get_args(annotation) if union else (annotation,):
         if getattr(kind, "__module__", "") == f"{_PACKAGE}.types" and getattr(kind, "__name__", "") in ROOMS:
             return kind.__name__
     return None

@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from robustscape import __version__, cli
 from robustscape.cli import VERBS, display, main, train
@@ -246,6 +248,26 @@ def test_end_to_end_a_model_from_elsewhere(capsys, tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "elsewhere-net" / "results" / "evaluation-last-test.json").exists()
     assert main(["measure", "elsewhere:net", "histograms", "--data", "digits", "--n", "9", "--out", "here"]) == 0
     assert (tmp_path / "here" / "results" / "histograms-last.json").exists()
+
+
+def test_end_to_end_bare_weights_need_their_network(trained, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": load_file(trained / "seed-0" / "checkpoints" / "last.safetensors")}, "w.pt")
+    words = ["evaluate", "w.pt", "--data", "digits", *QUICK, "--splits", "test"]
+    assert "--architecture lenet" in refused(capsys, *words)
+    assert "LeNet" in refused(capsys, *words, "--architecture", "lenet", "--architecture.width", "3")
+    assert list(tmp_path.iterdir()) == [tmp_path / "w.pt"]
+    assert main([*words, "--architecture", "lenet", "--architecture.width", "2"]) == 0
+    assert "w.pt" in capsys.readouterr().out
+
+
+def test_contract_measurements_have_options_of_their_own_name(capsys):
+    with pytest.raises(SystemExit):
+        main(["measure", "slices", "--help"])
+    text = capsys.readouterr().out
+    assert "--slices.scheme" in text
+    assert "--flatness.xi" not in text
+    assert "--measurements" not in text
 
 
 def test_contract_progress_gives_back_what_the_work_returns():

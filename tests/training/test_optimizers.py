@@ -30,12 +30,12 @@ def test_closed_form_decay_groups(kind):
 
 def test_closed_form_nesterov_step_by_hand():
     net = nn.Linear(1, 1, bias=False)
-    w = float(net.weight)
+    w = float(net.weight.detach())
     optimizer = SGD(lr=0.1, momentum=0.5, nesterov=True, weight_decay=0.0).build(net)
     net.weight.grad = torch.tensor([[2.0]])
     optimizer.step()
     # velocity 2, step of 2 + .5 * 2
-    assert float(net.weight) == pytest.approx(w - 0.1 * 3, abs=1e-6)
+    assert float(net.weight.detach()) == pytest.approx(w - 0.1 * 3, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Literal
 
 from robustscape.attacks.threat import ThreatModel
 from robustscape.cli.arguments import parse
@@ -36,7 +37,7 @@ class Measure:
         measurements: What is measured, each by its own options, such as --flatness.xi.
         look: Which data, network and machine.
         checkpoint: Which checkpoints of a run: last, best (on validation), best_on_test, epoch-0010.
-        split: Which split: test, train, validation.
+        split: Which split of the data.
         n: Examples, the first of the split; none for all.
         batch_size: Examples per forward.
         processes: Processes of one thread each that share the points, on the CPU.
@@ -45,15 +46,13 @@ class Measure:
     measurements: dict[str, Measurement] = field(metadata=SPREAD)
     look: Look = field(metadata=SPREAD)
     checkpoint: tuple[str, ...] = ("last",)
-    split: str = "test"
+    split: Literal["test", "train", "validation"] = "test"
     n: int | None = 1000
     batch_size: int = 250
     processes: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        if self.split not in ("test", "train", "validation"):
-            raise BadInput(f"split must be test, train or validation, not {self.split!r}")
         if self.n is not None and self.n < 1:
             raise BadInput(f"n must be at least 1, not {self.n}; did you mean none, for all examples?")
 

@@ -133,11 +133,17 @@ def splits_of(look: Look) -> Splits:
 
 
 def model_of(source: Source, look: Look, checkpoint: str, images: Images) -> nn.Module:
-    """Return the model, in eval mode, on the device; what it does not say of itself the images tell."""
+    """Return the model, in eval mode, on the device; what it does not say of itself the images tell.
+
+    Raises:
+        BadInput: bare weights without the network that they belong to, or a model that cannot be loaded.
+    """
     from robustscape.models.loading import describe, load
     from robustscape.runtime import place
 
     about = describe(source.text, checkpoint=checkpoint)
+    if Path(source.text).is_file() and not (look.architecture or about["architecture"]):
+        raise BadInput(f"{source.text} holds weights alone; name their network, such as --architecture lenet")
     channels, height, width = images.x.shape[1:]
     model = load(
         source.text,

@@ -8,7 +8,7 @@ from typing import Any
 
 from robustscape.display import threat_words
 from robustscape.figures import flatness, histograms, images, slices, training_curves
-from robustscape.figures.style import caption, figure, save, styled
+from robustscape.figures.style import caption, figure, legend, save, styled
 from robustscape.runs import RunFolder, checkpoints, grouped, logs, read_runs
 from robustscape.types import BadInput
 
@@ -49,6 +49,7 @@ def _curves(folders: Sequence[RunFolder], out: Path) -> list[Path]:
     made, (left, right) = figure(1, 2, height=2.4)
     training_curves.draw(left, found, quantity="robust")
     training_curves.draw(right, found, quantity="clean")
+    legend(made, _drawn(found), [(line, name) for name, line in training_curves.line_styles(found).items()])
     tracked = {
         f"{name}: n = {of.n:,}" for group in found.values() for log in group for name, of in _last_tracked(log).items()
     }
@@ -67,6 +68,7 @@ def _slices(folders: Sequence[RunFolder], out: Path) -> list[Path]:
         made, (left, right) = figure(1, 2, height=2.4)
         slices.draw(left, found, quantity="loss")
         slices.draw(right, found, quantity="error")
+        legend(made, _drawn(found), [("-", "robust"), ("--", "clean")])
         one = next(result for group in found.values() for result in group)
         directions = " / ".join(str(d) for d in dict.fromkeys(len(r.clean_loss) for g in found.values() for r in g))
         caption(
@@ -107,7 +109,7 @@ def _histograms(folders: Sequence[RunFolder], out: Path) -> list[Path]:
         made, axes = figure(rows, 3, height=1.7 * rows + 0.3)
         for ax, name in zip(axes, names, strict=False):
             histograms.draw(ax, found, layer=name)
-        histograms.key(axes[0], found)
+        legend(made, _drawn(found))
         for ax in axes[len(names) :]:
             ax.set_visible(False)
         caption(made, f"Checkpoint {checkpoint}; biases and normalisation parameters left out. {_seeds(found)}")
@@ -121,13 +123,18 @@ def _images(folders: Sequence[RunFolder], out: Path) -> list[Path]:
         having = [folder for folder in folders if f"images-{checkpoint}" in folder.results]
         for folder in having:
             result = folder.results[f"images-{checkpoint}"]
-            made, (ax,) = figure(1, 1, height=2.6)
+            made, (ax,) = figure(1, 1, height=2.25)
             images.draw(ax, result)
             text = f"{folder.label}, seed {folder.seed}, checkpoint {checkpoint}; "
             caption(made, f"{text}{threat_words(result.norm, result.eps)}, {result.attack}. ✗: not the true class.")
             which = "" if len(having) == 1 else f"-{folder.path.resolve().name}"
             paths.append(save(made, out / f"images-{checkpoint}{which}.pdf"))
     return paths
+
+
+def _drawn(found: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Labels of the groups that have something to draw, "" in the place of the others."""
+    return [label if group else "" for label, group in found.items()]
 
 
 def _seeds(found: Mapping[str, Sequence[Any]]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from robustscape.display import slice_band
-from robustscape.figures.style import draw_band, legend
+from robustscape.figures.style import draw_band
 from robustscape.landscape.slices import SliceResult
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def draw(ax: Axes, results: Mapping[str, Sequence[SliceResult]], *, quantity: Literal["loss", "error"]) -> None:
-    """Draw the robust (solid) and clean (dashed) loss or error of each group against the position.
+    """Draw the robust (solid) and clean (dashed) loss or error of each group; ``ax.legend()`` names the groups.
 
     Args:
         ax: Where.
@@ -22,12 +22,12 @@ def draw(ax: Axes, results: Mapping[str, Sequence[SliceResult]], *, quantity: Li
             one standard deviation.
         quantity: "loss", nats per example, or "error", drawn in %.
     """
-    for group, of_group in enumerate(results.values()):
+    for group, (label, of_group) in enumerate(results.items()):
         for inputs, line in (("clean", "--"), ("robust", "-")):
             if of_group:
                 curve = slice_band(of_group, f"{inputs}_{quantity}")
-                draw_band(ax, curve, group=group, scale=100 if quantity == "error" else 1, line=line)
+                scale = 100 if quantity == "error" else 1
+                draw_band(ax, curve, group=group, scale=scale, line=line, label=label if inputs == "robust" else "")
     schemes = dict.fromkeys(result.scheme for of_group in results.values() for result in of_group)
-    ax.set(xlabel=f"position along the direction ({'- or '.join(schemes)}-normalised)")
+    ax.set(xlabel=f"position, {'- or '.join(schemes)}-normalised")
     ax.set(ylabel="loss, nats" if quantity == "loss" else "error, %")
-    legend(ax, [label if found else "" for label, found in results.items()], [("-", "robust"), ("--", "clean")])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,11 +78,11 @@ def draw_band(ax: Axes, curve: Band, *, group: int, scale: float = 1.0, line: st
         )
 
 
-def legend(ax: Axes, names: Sequence[str], lines: Sequence[tuple[Any, str]] = ()) -> None:
-    """Draw a legend: a colour for each (group, name), empty names left out, and what the line styles mean.
+def legend(made: Figure, names: Iterable[str], lines: Iterable[tuple[Any, str]] = ()) -> None:
+    """Draw one legend above all Axes: a colour for each group, and what the line styles mean.
 
     Args:
-        ax: Where.
+        made: The figure.
         names: The groups' labels in their order, "" for one that is not drawn.
         lines: (line style, meaning).
     """
@@ -90,7 +90,9 @@ def legend(ax: Axes, names: Sequence[str], lines: Sequence[tuple[Any, str]] = ()
 
     groups = [Line2D([], [], color=group_colour(g), label=name) for g, name in enumerate(names) if name]
     styles = [Line2D([], [], color=INK, linestyle=style, label=meaning) for style, meaning in lines]
-    ax.legend(handles=[*groups, *styles])
+    handles = [*groups, *styles]
+    rows = 1 + sum(len(str(handle.get_label())) + 7 for handle in handles) // 100
+    made.legend(handles=handles, loc="outside upper left", ncols=-(-len(handles) // rows))
 
 
 def caption(made: Figure, text: str) -> None:

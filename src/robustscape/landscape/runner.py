@@ -174,20 +174,15 @@ def _pooled(
             workers[ours] = context.Process(target=_work, args=(theirs,), daemon=True)
             workers[ours].start()
             theirs.close()
-            ours.send_bytes(parcel)
-            ours.send(_next(points, todo))
         busy = list(workers)
+        for connection in busy:
+            _asked(connection, parcel, _next(points, todo))
         while busy:
             ready = wait(busy)[0]
             assert isinstance(ready, Connection)
-            try:
-                number, value = ready.recv()
-            except EOFError:
-                raise RuntimeError("a measuring process died; was the machine out of memory?") from None
-            if isinstance(value, BaseException):
-                raise value
+            number, value = _answer(ready)
             following = _next(points, todo)
-            ready.send(following)
+            _asked(ready, None, following)
             if following is None:
                 busy.remove(ready)
             yield number, value
@@ -196,6 +191,30 @@ def _pooled(
             connection.close()
             process.terminate()
             process.join()
+
+
+_DIED = "a measuring process died: was the machine out of memory, or a script without `if __name__ == '__main__':`?"
+
+
+def _asked(connection: Connection, parcel: bytes | None, task: tuple[int, Plain] | None) -> None:
+    """Send a worker its next task, None for no more, after the parcel where it has none yet."""
+    try:
+        if parcel is not None:
+            connection.send_bytes(parcel)
+        connection.send(task)
+    except OSError:
+        raise RuntimeError(_DIED) from None
+
+
+def _answer(connection: Connection) -> tuple[int, Plain]:
+    """Return what a worker has measured; an error there is raised here."""
+    try:
+        number, value = connection.recv()
+    except (EOFError, OSError):
+        raise RuntimeError(_DIED) from None
+    if isinstance(value, BaseException):
+        raise value
+    return number, value
 
 
 def _next(points: Sequence[Plain], todo: Iterator[int]) -> tuple[int, Plain] | None:

@@ -14,7 +14,10 @@ from robustscape.report.words import cautions, settings, verdict
 from robustscape.results import written
 from robustscape.runs import RunFolder, labels, read_runs
 
-_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; form-action 'none'; base-uri 'none'"
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
+    "form-action 'none'; base-uri 'none'"
+)
 """Content security policy: the browser itself refuses every request."""
 
 

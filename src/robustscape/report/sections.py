@@ -15,7 +15,8 @@ from robustscape.display import LIGHT, difference, threat_words, tracked_sets
 from robustscape.evaluation.result import AdversarialImages
 from robustscape.report import charts, tables, words
 from robustscape.report.charts import Chart
-from robustscape.report.tables import Cell, Column, Quantity, Table
+from robustscape.report.quantities import Quantity
+from robustscape.report.tables import Cell, Column, Table
 from robustscape.runs import RunFolder, checkpoints, grouped, labels, logs
 
 _SHOWN = 8  # images of each run
@@ -254,7 +255,8 @@ def _images(result: AdversarialImages, checkpoint: str) -> str:
         f"Checkpoint {checkpoint}; {threat_words(result.norm, result.eps)}; {result.attack}. ✗: not the true class."
     )
     box = '<div class="scroll" role="region" tabindex="0" aria-label="Adversarial images">'
-    return f'{box}<table class="images"><caption><span>{escape(caption)}</span></caption><tbody>{"".join(rows)}</tbody></table></div>'
+    parts = f"<caption><span>{escape(caption)}</span></caption><tbody>{''.join(rows)}</tbody>"
+    return f'{box}<table class="images">{parts}</table></div>'
 
 
 def _image(result: AdversarialImages, pixels: np.ndarray, name: str, k: int, predictions: np.ndarray | None) -> str:

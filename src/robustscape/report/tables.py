@@ -9,32 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import numpy as np
-
 from robustscape.display import eps_words
-from robustscape.evaluation.result import Evaluation, Number
-from robustscape.landscape.flatness import FlatnessResult
+from robustscape.evaluation.result import Evaluation
+from robustscape.report.quantities import Quantity, flatness, gap, mean, number, percent
 from robustscape.runs import RunFolder, checkpoints, grouped, labels
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quantity:
-    """A number with its uncertainty, in the unit of its column.
-
-    Attributes:
-        value: The number; the mean over the runs where there are several.
-        low: Lower end of the 95 % interval (the mean of the runs' lower ends), None where unknown.
-        high: Its upper end.
-        spread: Sample standard deviation over the runs' seeds, None for a single run.
-        runs: Number of runs.
-    """
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    spread: float | None = None
-    runs: int = 1
-
 
 Cell: TypeAlias = Quantity | str | None
 
@@ -67,9 +45,7 @@ def summary(folders: Sequence[RunFolder]) -> Table:
     """Return one row a group: errors, gap, flatness, seconds of training, n and seeds.
 
     The errors are those on the test images; the gap is robust error on test minus on train, at the last
-    epoch, its interval Newcombe's for the difference of two proportions (1998, method 10,
-    https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8%3C873::AID-SIM779%3E3.0.CO;2-I). A checkpoint that
-    was selected on test gets a column of its own, that says so.
+    epoch. A checkpoint that was selected on test gets a column of its own, that says so.
     """
     last = grouped(folders, "evaluation-last-test")
     chosen = grouped(folders, "evaluation-best-test")
@@ -78,11 +54,11 @@ def summary(folders: Sequence[RunFolder]) -> Table:
     flat = grouped(folders, "flatness-last")
     columns: dict[Column, list[Cell]] = {
         Column(name="Method"): list(labels(folders)),
-        Column(name="Clean error", unit="%"): [_percent([e.clean_error for e in last[g]]) for g in last],
-        Column(name="Robust error, last", unit="%"): [_percent([e.robust_error for e in last[g]]) for g in last],
-        Column(name="Robust error, best", unit="%"): [_percent([e.robust_error for e in chosen[g]]) for g in chosen],
+        Column(name="Clean error", unit="%"): [percent([e.clean_error for e in last[g]]) for g in last],
+        Column(name="Robust error, last", unit="%"): [percent([e.robust_error for e in last[g]]) for g in last],
+        Column(name="Robust error, best", unit="%"): [percent([e.robust_error for e in chosen[g]]) for g in chosen],
         Column(name="Robust error, best (selected on test)", unit="%"): [
-            _percent([e.robust_error for e in on_test[g]]) for g in on_test
+            percent([e.robust_error for e in on_test[g]]) for g in on_test
         ],
         Column(name="Gap", unit="points"): [mean([gap(*pair) for pair in both[g]]) for g in both],
         Column(name="Flatness", unit="nats", decimals=3): [mean([flatness(r) for r in flat[g]]) for g in flat],
@@ -127,9 +103,9 @@ def _evaluation_row(names: tuple[str, str, str], found: Sequence[Evaluation]) ->
     losses = ("clean_loss", "robust_loss", "robust_loss_correct", "robust_loss_incorrect")
     return (
         *names,
-        _percent([e.clean_error for e in found]),
-        _percent([e.robust_error for e in found]),
-        *(mean([_of(n) for e in found if (n := getattr(e, name)) is not None]) for name in losses),
+        percent([e.clean_error for e in found]),
+        percent([e.robust_error for e in found]),
+        *(mean([number(n) for e in found if (n := getattr(e, name)) is not None]) for name in losses),
         ", ".join(dict.fromkeys(f"{e.norm} {eps_words(e.eps)}" for e in found)),
         _counts([e.robust_error.n for e in found]),
     )
@@ -152,48 +128,10 @@ def per_class(folders: Sequence[RunFolder], file: str = "evaluation-last-test") 
     return Table(columns=columns, rows=tuple(rows))
 
 
-def mean(quantities: Sequence[Quantity]) -> Quantity | None:
-    """Return the mean over runs with their spread; intervals are averaged. None for no runs."""
-    if not quantities:
-        return None
-    values = np.array([q.value for q in quantities])
-    lows = [q.low for q in quantities if q.low is not None]
-    highs = [q.high for q in quantities if q.high is not None]
-    return Quantity(
-        value=float(values.mean()),
-        low=float(np.mean(lows)) if len(lows) == len(values) else None,
-        high=float(np.mean(highs)) if len(highs) == len(values) else None,
-        spread=float(values.std(ddof=1)) if len(values) > 1 else None,
-        runs=len(values),
-    )
-
-
-def gap(test: Evaluation, train: Evaluation) -> Quantity:
-    """Return the robust generalisation gap, robust error on test minus on train, in percentage points."""
-    p, q = test.robust_error, train.robust_error
-    below = math.hypot(p.value - p.low, q.high - q.value)
-    above = math.hypot(p.high - p.value, q.value - q.low)
-    change = p.value - q.value
-    return Quantity(value=100 * change, low=100 * (change - below), high=100 * (change + above))
-
-
-def flatness(result: FlatnessResult) -> Quantity:
-    """Return the rise of the robust loss, nats, with its interval."""
-    return Quantity(value=result.robust.value, low=result.robust.low, high=result.robust.high)
-
-
 def seeds(folders: Sequence[RunFolder], label: str) -> str:
     """Return the seeds of a group in words, for example "3 (0, 1, 2)"."""
     found = [folder.seed for folder in folders if folder.label == label]
     return f"{len(found)} ({', '.join(str(seed) for seed in found)})"
-
-
-def _of(number: Number) -> Quantity:
-    return Quantity(value=number.value, low=number.low, high=number.high)
-
-
-def _percent(numbers: Sequence[Number]) -> Quantity | None:
-    return mean([Quantity(value=100 * n.value, low=100 * n.low, high=100 * n.high) for n in numbers])
 
 
 def _seconds(folders: Sequence[RunFolder], label: str) -> Quantity | None:
@@ -235,7 +173,7 @@ def _number(value: float, column: Column) -> str:
 
 
 def to_text(table: Table, *, width: int = 120) -> str:
-    """Return the table for a terminal of the given width, in characters."""
+    """Return the table for a terminal of the given width, in characters; wider where it cannot be narrower."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table as Drawn
@@ -246,17 +184,24 @@ def to_text(table: Table, *, width: int = 120) -> str:
         [to_words(cell, c).replace(" [", "\n[") for cell, c in zip(row, table.columns, strict=True)]
         for row in table.rows
     ]
+    least = [_least(column, [row[place] for row in rows]) for place, column in enumerate(table.columns)]
     for place, column in enumerate(table.columns):
         words = all(isinstance(row[place], str) for row in table.rows)
-        least = max((len(line) for row in rows for line in row[place].splitlines()), default=0)
-        title = Text(column.title())
-        drawn.add_column(title, justify="left" if words else "right", min_width=min(least, 24), overflow="fold")
+        justify = "left" if words else "right"
+        drawn.add_column(Text(column.title()), justify=justify, min_width=least[place], overflow="fold")
     for row in rows:
         drawn.add_row(*map(Text, row))
-    console = Console(file=io.StringIO(), width=width, color_system=None)
+    needed = sum(least) + 3 * len(least)  # a narrower console would drop columns
+    console = Console(file=io.StringIO(), width=max(width, needed), color_system=None)
     with console.capture() as capture:
         console.print(drawn)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n") + "\n"
+
+
+def _least(column: Column, cells: Sequence[str]) -> int:
+    """Fewest characters that a column can be shown in: whole numbers and title words; long words are folded."""
+    lines = [line for cell in cells for line in cell.splitlines()]
+    return max(min(24, max(map(len, lines), default=0)), max(map(len, column.title().split())))
 
 
 def to_csv(table: Table) -> str:

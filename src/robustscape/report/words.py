@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from robustscape.display import threat_words
 from robustscape.evaluation.result import Evaluation
-from robustscape.report.tables import Quantity, flatness, gap, mean
+from robustscape.report.quantities import Quantity, apart, flatness, gap, mean, percent
 from robustscape.runs import RunFolder, checkpoints, grouped, labels
 
 COMMANDS = {
     "log": "robustscape train RECIPE --out {run}",
     "evaluation": "robustscape evaluate {run}",
     "images": "robustscape evaluate {run}",
-    "slices": "robustscape measure slices {run}",
-    "flatness": "robustscape measure flatness {run}",
-    "histograms": "robustscape measure histograms {run}",
+    "slices": "robustscape measure {run} slices",
+    "flatness": "robustscape measure {run} flatness",
+    "histograms": "robustscape measure {run} histograms",
 }
 """Kind of result to the command that makes it."""
 
@@ -73,7 +71,8 @@ def verdict(folders: Sequence[RunFolder]) -> str:
     evaluations = {label: es for label, es in grouped(folders, "evaluation-last-test").items() if es}
     if not evaluations:
         return "No robust error at the last epoch has been measured yet, so nothing can be said about robustness."
-    errors = {label: _error(es) for label, es in evaluations.items()}
+    means = {label: percent([e.robust_error for e in es]) for label, es in evaluations.items()}
+    errors = {label: error for label, error in means.items() if error is not None}
     robust = {label: e for label, e in errors.items() if e.value < 100 * (1 - 1 / len(evaluations[label][0].classes))}
     if not robust:
         return "None of these is robust: under attack, all do no better than guessing."
@@ -117,13 +116,6 @@ def _ranked(
     return f"{text}; gap and flatness would say whether it will stay so."
 
 
-def _error(evaluations: Sequence[Evaluation]) -> Quantity:
-    numbers = [evaluation.robust_error for evaluation in evaluations]
-    found = mean([Quantity(value=100 * n.value, low=100 * n.low, high=100 * n.high) for n in numbers])
-    assert found is not None
-    return found
-
-
 def _gaps(folders: Sequence[RunFolder]) -> dict[str, Quantity]:
     pairs = grouped(folders, "evaluation-last-test", "evaluation-last-train")
     return {label: found for label, ps in pairs.items() if (found := mean([gap(*pair) for pair in ps])) is not None}
@@ -132,27 +124,6 @@ def _gaps(folders: Sequence[RunFolder]) -> dict[str, Quantity]:
 def _flatnesses(folders: Sequence[RunFolder]) -> dict[str, Quantity]:
     found = grouped(folders, "flatness-last")
     return {label: q for label, rs in found.items() if (q := mean([flatness(r) for r in rs])) is not None}
-
-
-def apart(a: Sequence[Evaluation], b: Sequence[Evaluation]) -> bool:
-    """Return whether the robust errors of two methods differ by more than 1.96 standard errors.
-
-    The error of the difference comes from the images (pairwise, where both were judged on the same ones)
-    and from the seeds of methods that have several.
-    """
-    rates = [np.mean([e.fooled for e in group], axis=0, dtype=float) for group in (a, b) if _same_images(group)]
-    if len(rates) < 2:
-        return False
-    if _same_images([*a, *b]):
-        images = np.var(rates[0] - rates[1]) / len(rates[0])
-    else:
-        images = sum(np.var(rate) / len(rate) for rate in rates)
-    seeds = sum(np.var([e.robust_error.value for e in g], ddof=1) / len(g) for g in (a, b) if len(g) > 1)
-    return bool(abs(rates[0].mean() - rates[1].mean()) > 1.96 * np.sqrt(images + seeds))
-
-
-def _same_images(evaluations: Sequence[Evaluation]) -> bool:
-    return all(np.array_equal(e.index, evaluations[0].index) for e in evaluations)
 
 
 def cautions(folders: Sequence[RunFolder]) -> list[str]:
@@ -171,10 +142,11 @@ def cautions(folders: Sequence[RunFolder]) -> list[str]:
     for what, kinds in (
         ("under different threat models", {(e.norm, e.eps) for e in tests}),
         ("by different attacks", {e.attack for e in tests}),
-        ("on different images", {e.index.tobytes() for e in tests}),
     ):
         if len(kinds) > 1:
             found.append(f"The methods were judged {what}: their robust errors do not compare.")
+    if len({e.index.tobytes() for e in tests}) > 1:
+        found.append("Not all runs were judged on the same images: part of their differences comes from that.")
     if "best_on_test" in checkpoints(folders, "evaluation"):
         found.append(
             "“Best (selected on test)” was chosen on the images that judge it, as the papers do: it is too optimistic."

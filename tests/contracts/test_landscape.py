@@ -1,0 +1,71 @@
+"""What every measurement promises, whoever wrote it."""
+
+import json
+from dataclasses import fields, is_dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from robustscape.attacks.fgsm import FGSM
+from robustscape.attacks.threat import ThreatModel
+from robustscape.config import hints, protocol_of
+from robustscape.evaluation.subject import subject
+from robustscape.landscape.runner import measure
+from robustscape.results import load, save
+from robustscape.runtime import TRUTH
+from robustscape.types import Measurement, Provenance
+
+
+@pytest.fixture
+def quick(measurement):
+    """The measurement with a one-step attack wherever it attacks."""
+    kinds = hints(type(measurement))
+    attacks = {f.name for f in fields(measurement) if protocol_of(kinds[f.name]) == "Attack"}
+    used = [name for name in attacks if getattr(measurement, name) is not None]
+    return replace(measurement, **dict.fromkeys(used, FGSM(threat=ThreatModel(eps=0.1))))
+
+
+@pytest.fixture
+def looked_at(network, batch):
+    """A model in eval mode and eight images."""
+    some = batch(8)
+    return subject(network().eval(), some.x, some.y, index=some.index, seed=2, runtime=TRUTH, split="test")
+
+
+def test_contract_is_a_measurement_named_as_its_file(measurement):
+    assert isinstance(measurement, Measurement)
+    assert type(measurement).__module__.rpartition(".")[2] == measurement.name
+
+
+def test_contract_points_and_values_are_plain_data(quick, looked_at):
+    points = list(quick.points())
+    assert points and json.loads(json.dumps(points)) == points == list(quick.points())
+    value = quick.at(looked_at, points[0])
+    assert json.loads(json.dumps(value, allow_nan=False)) == value
+
+
+def test_contract_points_are_measured_without_a_trace_in_any_order(quick, looked_at, trace):
+    points = [quick.points()[0], quick.points()[-1]]
+    looked_at.model.bn2.train()
+    looked_at.model.linear.weight.grad = torch.full_like(looked_at.model.linear.weight, 3.0)
+    x, seen = looked_at.x.clone(), trace(looked_at.model)
+    forwards = [quick.at(looked_at, point) for point in points]
+    backwards = [quick.at(looked_at, point) for point in reversed(points)]
+    assert forwards == backwards[::-1]
+    assert seen.found() == [] and torch.equal(looked_at.x, x)
+
+
+def test_contract_result_comes_back_from_its_file(quick, looked_at, tmp_path):
+    result = measure(quick, looked_at)
+    assert isinstance(result.provenance, Provenance) and result.provenance.seed == 2
+    path = save(result, tmp_path / "result.json")
+    again = load(path)
+    assert type(again) is type(result) and is_dataclass(again)
+    for field in fields(result):
+        old, new = getattr(result, field.name), getattr(again, field.name)
+        if isinstance(old, np.ndarray):
+            np.testing.assert_array_equal(new, old)
+            assert new.shape == old.shape
+        else:
+            assert new == old

@@ -1,0 +1,126 @@
+"""A Run becomes a folder, survives being killed, and refuses another Run's folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+
+from robustscape.attacks.pgd import PGD
+from robustscape.attacks.threat import ThreatModel
+from robustscape.objectives.at import AT
+from robustscape.recipes.digits import digits_at, digits_at_awp
+from robustscape.recipes.execute import train
+from robustscape.recipes.run import Run
+from robustscape.results import read_json
+from robustscape.training.loop import Epoch, Step
+from robustscape.types import BadInput
+
+
+def _small(run: Run, **changes) -> Run:
+    attack = PGD(threat=ThreatModel(eps=0.2), steps=2)
+    training = replace(run.training, epochs=2, track=50, track_attack=attack, **changes)
+    return replace(run, objective=AT(attack=attack), training=training)
+
+
+def _weights(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "checkpoints").glob("*.safetensors"))}
+
+
+def test_end_to_end_what_a_run_leaves(tmp_path):
+    run = _small(digits_at(), keep_every=1, best_on_test=True)
+    events = list(train(run, tmp_path / "run", name="digits_at"))
+    assert sum(isinstance(event, Epoch) for event in events) == 2
+    names = set(_weights(tmp_path / "run"))
+    assert names == {f"{n}.safetensors" for n in ("last", "best", "best_on_test", "epoch-0001", "epoch-0002", "resume")}
+    document = read_json(tmp_path / "run" / "run.json")
+    assert document["name"] == "digits_at" and document["image"] == [1, 8, 8] and len(document["classes"]) == 10
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 2
+    with safetensors.safe_open(tmp_path / "run" / "checkpoints" / "best_on_test.safetensors", "pt") as file:
+        assert "selected" in file.metadata()["robustscape"]
+
+
+def test_end_to_end_a_finished_run_is_not_trained_again(tmp_path):
+    run = _small(digits_at())
+    list(train(run, tmp_path, name="digits_at"))
+    before = _weights(tmp_path)
+    assert list(train(run, tmp_path, name="digits_at")) == []
+    assert _weights(tmp_path) == before
+
+
+def test_contract_a_folder_of_another_run_is_refused(tmp_path):
+    run = _small(digits_at())
+    list(train(run, tmp_path, name="digits_at"))
+    other = replace(run, seed=1)
+    with pytest.raises(BadInput, match="seed 0 there, 1 here"):
+        list(train(other, tmp_path, name="digits_at"))
+
+
+def test_contract_a_folder_with_other_things_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(BadInput, match="holds no run"):
+        list(train(_small(digits_at()), tmp_path, name="digits_at"))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests_run import make
+from robustscape.recipes.execute import train
+from robustscape.training.loop import Step
+at, out = int(sys.argv[1]), Path(sys.argv[2])
+for number, event in enumerate(train(make(), out, name="digits_at_awp")):
+    if number == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+_MAKE = """
+from dataclasses import replace
+from robustscape.attacks.pgd import PGD
+from robustscape.attacks.threat import ThreatModel
+from robustscape.objectives.at import AT
+from robustscape.recipes.digits import digits_at_awp
+def make():
+    run = digits_at_awp()
+    attack = PGD(threat=ThreatModel(eps=0.2), steps=2)
+    training = replace(run.training, epochs=2, track=50, track_attack=attack, checkpoint_seconds=0.0, ema=0.9)
+    return replace(run, objective=AT(attack=attack), training=training)
+"""
+
+
+@pytest.mark.slow
+def test_end_to_end_killed_again_and_again_it_ends_with_the_same_bits(tmp_path):
+    (tmp_path / "tests_run.py").write_text(_MAKE)
+    (tmp_path / "killed.py").write_text(_KILLED)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+    def run(at: int, out: Path) -> int:
+        command = [sys.executable, str(tmp_path / "killed.py"), str(at), str(out)]
+        return subprocess.run(command, env=environment, check=False).returncode
+
+    assert run(10**9, tmp_path / "whole") == 0
+    for at in (0, 5, 18, 3, 2):  # counted from where the run before was killed
+        assert run(at, tmp_path / "killed") == -signal.SIGKILL
+    assert run(10**9, tmp_path / "killed") == 0
+    whole, killed = _weights(tmp_path / "whole"), _weights(tmp_path / "killed")
+    for name in ("last.safetensors", "best.safetensors"):
+        assert killed[name] == whole[name]
+
+
+def test_end_to_end_awp_changes_the_weights_and_reports_steps(tmp_path):
+    attack = PGD(threat=ThreatModel(eps=0.2), steps=2)
+    runs = {name: _small(make()) for name, make in (("at", digits_at), ("awp", digits_at_awp))}
+    ends = {}
+    for name, run in runs.items():
+        run = replace(run, objective=AT(attack=attack))
+        events = list(train(run, tmp_path / name, name=name))
+        assert [event.done for event in events if isinstance(event, Step)] == list(range(1, events[-2].total + 1))
+        ends[name] = _weights(tmp_path / name)["last.safetensors"]
+    assert ends["at"] != ends["awp"]
