@@ -23,7 +23,7 @@ from robustscape.results import commit, processor, versions
 
 COMMAND = [
     *(sys.executable, "-m", "robustscape.cli", "train", "digits_at_awp"),
-    *("--training.epochs", "12", "--objective.attack.steps", "3", "--training.track-attack.steps", "3"),
+    *("--training.epochs", "12", "--objective.attack.steps", "3"),
     *("--training.checkpoint-seconds", "0.2", "--training.ema", "0.99", "--out"),
 ]
 

@@ -46,8 +46,9 @@ class Band:
 
 def band(x: np.ndarray, curves: np.ndarray) -> Band:
     """Return the mean and the sample standard deviation of S curves, (S, P), at the positions x, (P,)."""
-    mean = curves.mean(axis=0)
-    spread = curves.std(axis=0, ddof=1) if len(curves) > 1 else np.zeros_like(mean)
+    with np.errstate(invalid="ignore"):  # an infinite loss has no spread
+        mean = curves.mean(axis=0)
+        spread = curves.std(axis=0, ddof=1) if len(curves) > 1 else np.zeros_like(mean)
     return Band(x=x, mean=mean, low=mean - spread, high=mean + spread, count=len(curves))
 
 

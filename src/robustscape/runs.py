@@ -175,7 +175,7 @@ def _results(folder: Path) -> dict[str, Any]:
     for stem, result in found.items():
         kind = _KINDS.get(stem.partition("-")[0])
         if kind is not None and not isinstance(result, kind):
-            raise BadInput(f"{folder / stem}.json holds a {type(result).__name__}, not a {kind.__name__}")
+            raise BadInput(f"{folder / stem}.json holds {type(result).__name__}, not {kind.__name__}")
     return found
 
 

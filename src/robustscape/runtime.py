@@ -184,6 +184,13 @@ class PlainView:
         """Nothing to leave."""
 
 
+def graphs_compiled() -> int:
+    """Return how many graphs this process has compiled so far: what moved weights must not raise."""
+    from torch._dynamo.utils import counters
+
+    return counters["stats"]["unique_graphs"]
+
+
 def fast(model: nn.Module, runtime: Runtime | None = None) -> FastView | PlainView:
     """Return the fast view of a model, to be entered with ``with``; searches run on what that gives.
 

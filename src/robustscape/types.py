@@ -172,6 +172,10 @@ class Attack(Protocol):
         """Return the same attack at another eps, its step size following its rule."""
         ...
 
+    def describe(self) -> str:
+        """Return the attack in words, with norm, eps and budget, for captions."""
+        ...
+
 
 @runtime_checkable
 class Objective(Protocol):

@@ -98,11 +98,10 @@ class Trace:
         self.before = self._look()
 
     def _look(self):
-        bits = lambda t: None if t is None else t.detach().clone()  # noqa: E731
         return {
-            "weights": {name: bits(p) for name, p in self.model.named_parameters()},
-            "gradients": {name: bits(p.grad) for name, p in self.model.named_parameters()},
-            "buffers": {name: bits(b) for name, b in self.model.named_buffers()},
+            "weights": {name: _bits(p) for name, p in self.model.named_parameters()},
+            "gradients": {name: _bits(p.grad) for name, p in self.model.named_parameters()},
+            "buffers": {name: _bits(b) for name, b in self.model.named_buffers()},
             "needs gradient": {name: p.requires_grad for name, p in self.model.named_parameters()},
             "modes": {name: m.training for name, m in self.model.named_modules()},
             "torch's random state": {"": torch.get_rng_state()},
@@ -116,6 +115,10 @@ class Trace:
         after = self._look()
         return [f"{what}: {name}" for what, old in self.before.items() for name in old
                 if not _same(old[name], after[what].get(name))]  # fmt: skip
+
+
+def _bits(value):
+    return None if value is None else value.detach().clone()
 
 
 def _same(old, new):

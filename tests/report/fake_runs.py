@@ -209,8 +209,8 @@ def tree(folder: Path) -> list[Path]:
     """Write natural (one seed), AT (three seeds) and AT-AWP (three seeds); return the run directories."""
     return [
         run(folder / "natural", name="natural", clean=0.008, robust=0.998, gap=0.001, rise=1.4),
-        *(run(folder / f"at-{s}", name="at", seed=s, robust=0.112 + 0.004 * s, gap=0.071 + 0.003 * s, rise=0.42 + 0.02 * s)
-          for s in range(3)),
-        *(run(folder / f"awp-{s}", name="at_awp", seed=s, clean=0.018, robust=0.081 + 0.003 * s, gap=0.024, rise=0.19 + 0.01 * s,
-              weights=AWP) for s in range(3)),
+        *(run(folder / f"at-{s}", name="at", seed=s, robust=0.112 + 0.004 * s, gap=0.071 + 0.003 * s,
+              rise=0.42 + 0.02 * s) for s in range(3)),
+        *(run(folder / f"awp-{s}", name="at_awp", seed=s, clean=0.018, robust=0.081 + 0.003 * s, gap=0.024,
+              rise=0.19 + 0.01 * s, weights=AWP) for s in range(3)),
     ]  # fmt: skip

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustscape import modes
 from robustscape.evaluation.result import AdversarialImages
-from robustscape.evaluation.subject import precision, subject, words
+from robustscape.evaluation.subject import precision, subject
 from robustscape.results import provenance, stopwatch
 from robustscape.runtime import Runtime
 from robustscape.streams import Streams
@@ -75,7 +75,7 @@ def adversarial_images(
         classes=s.classes,
         norm=attack.threat.norm,
         eps=attack.threat.eps,
-        attack=words(attack),
+        attack=attack.describe(),
         provenance=provenance(
             seconds=seconds(),
             device=s.x.device,

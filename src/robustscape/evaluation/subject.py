@@ -116,14 +116,6 @@ def precision(subject: Subject) -> str:
     return "float64" if subject.x.dtype == torch.float64 else subject.runtime.words()
 
 
-def words(attack: Attack) -> str:
-    """Return an attack in words, for captions; its class and threat where it does not describe itself."""
-    describe = getattr(attack, "describe", None)
-    if describe is not None:
-        return str(describe())
-    return f"{type(attack).__name__} ({attack.threat.norm} {attack.threat.eps:.4g})"
-
-
 def batches(subject: Subject, rows: Tensor | None = None) -> Iterator[tuple[Tensor, int]]:
     """Yield the numbers of the rows of each batch, (B,), and how many of them are meant.
 

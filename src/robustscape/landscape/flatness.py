@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from robustscape.attacks.pgd import PGD
-from robustscape.evaluation.subject import performance, words
+from robustscape.evaluation.subject import performance
 from robustscape.streams import Streams
 from robustscape.types import Attack, BadInput, Params, Plain, Provenance, Subject
 from robustscape.weights.space import gaussian, normalised, select, shifted
@@ -153,7 +153,7 @@ class AverageFlatness:
     def collect(self, subject: Subject, values: Sequence[Plain], provenance: Provenance) -> FlatnessResult:
         """Subtract the reference and put the samples together."""
         robust, clean = (np.array([value[name] for value in values]) for name in ("robust_loss", "clean_loss"))
-        attack = words(self.attack)
+        attack = self.attack.describe()
         return FlatnessResult(
             robust=self._rise(robust[1:], robust[0]),
             clean=self._rise(clean[1:], clean[0]),
@@ -163,7 +163,7 @@ class AverageFlatness:
             clean_losses=clean[1:],
             xi=self.xi,
             mode=self.mode.replace("_", " "),
-            attack=attack if self.reference is None else f"{attack}, reference {words(self.reference)}",
+            attack=attack if self.reference is None else f"{attack}, reference {self.reference.describe()}",
             n=len(subject.x),
             split=subject.split,
             provenance=provenance,

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from robustscape.attacks.pgd import PGD
-from robustscape.evaluation.subject import performance, words
+from robustscape.evaluation.subject import performance
 from robustscape.streams import Streams
 from robustscape.types import Attack, BadInput, Plain, Provenance, Subject
 from robustscape.weights.space import gaussian, norm, normalised, select, shifted
@@ -122,7 +122,7 @@ class Slice:
             robust_error=grid("robust_error"),
             scheme=self.scheme,
             direction_norm=grid("direction_norm")[:, 0],
-            attack=words(self.attack),
+            attack=self.attack.describe(),
             n=len(subject.x),
             split=subject.split,
             provenance=provenance,

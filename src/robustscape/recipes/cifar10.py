@@ -33,7 +33,6 @@ def cifar10_jpeg_at_small() -> Run:
             batch_size=128,
             optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=5e-4),
             lr=Piecewise(at=(0.5, 0.75)),
-            track_attack=_ATTACK,
             track=500,
             track_every=2,
         ),
@@ -43,7 +42,8 @@ def cifar10_jpeg_at_small() -> Run:
 
 def cifar10_jpeg_natural_small() -> Run:
     """Train a narrow PreActResNet-18 on 10,000 CIFAR-10 (JPEG) images without an adversary."""
-    return replace(cifar10_jpeg_at_small(), objective=Natural())
+    run = cifar10_jpeg_at_small()
+    return replace(run, objective=Natural(), training=replace(run.training, track_attack=_ATTACK))
 
 
 def cifar10_jpeg_at_awp_small() -> Run:

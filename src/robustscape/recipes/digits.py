@@ -17,11 +17,11 @@ from robustscape.training.schedules.cosine import Cosine
 from robustscape.training.settings import Training
 from robustscape.weights.awp import AWP
 
-_ATTACK = PGD(threat=ThreatModel(norm="linf", eps=0.2), steps=10)
+_ATTACK = PGD(threat=ThreatModel(norm="linf", eps=0.1), steps=10)
 
 
 def digits_at() -> Run:
-    """Train a LeNet on 8x8 digits adversarially: linf 0.2, PGD-10."""
+    """Train a LeNet on 8x8 digits adversarially: linf 0.1, PGD-10."""
     return Run(
         data=Digits(),
         model=LeNet(width=8),
@@ -31,16 +31,16 @@ def digits_at() -> Run:
             batch_size=64,
             optimizer=Adam(lr=2e-3),
             lr=Cosine(),
-            track_attack=_ATTACK,
             track=400,
         ),
-        evaluation=Evaluating(eps=0.2, steps=50, restarts=2, loss_steps=20, loss_restarts=2, n=None),
+        evaluation=Evaluating(eps=0.1, steps=50, restarts=2, loss_steps=20, loss_restarts=2, n=None),
     )
 
 
 def digits_natural() -> Run:
     """Train a LeNet on 8x8 digits without an adversary."""
-    return replace(digits_at(), objective=Natural())
+    run = digits_at()
+    return replace(run, objective=Natural(), training=replace(run.training, track_attack=_ATTACK))
 
 
 def digits_at_awp() -> Run:

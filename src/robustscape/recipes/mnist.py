@@ -31,7 +31,6 @@ def mnist_at() -> Run:
             batch_size=128,
             optimizer=Adam(lr=1e-3),
             lr=Cosine(warmup=0.1),
-            track_attack=_ATTACK,
             track=1000,
         ),
         evaluation=Evaluating(eps=0.3, step_size=0.01, steps=100, restarts=5, loss_steps=100, loss_restarts=2, n=1000),
@@ -40,7 +39,8 @@ def mnist_at() -> Run:
 
 def mnist_natural() -> Run:
     """Train a LeNet on MNIST without an adversary."""
-    return replace(mnist_at(), objective=Natural())
+    run = mnist_at()
+    return replace(run, objective=Natural(), training=replace(run.training, track_attack=_ATTACK))
 
 
 def mnist_at_awp() -> Run:

@@ -123,7 +123,7 @@ def _banded(
         "y": _numbers(scale * np.concatenate([curve.high, curve.low[::-1]])),
         "fill": "toself",
         "fillcolor": f"--band-{group % len(LIGHT)}",
-        "line": {"width": 0},
+        "line": {"width": 0, "color": _series(group)},
         "hoverinfo": "skip",
         "meta": meta,
     }

@@ -108,7 +108,7 @@ def _top(folders: Sequence[RunFolder]) -> str:
 </header>
 <main id="main">
 {sections.summary(folders)}
-<h3 id="care">Read with care</h3>
+<h2 id="care">Read with care</h2>
 <ul class="cautions">{notes}</ul>"""
 
 

@@ -184,24 +184,29 @@ def to_text(table: Table, *, width: int = 120) -> str:
         [to_words(cell, c).replace(" [", "\n[") for cell, c in zip(row, table.columns, strict=True)]
         for row in table.rows
     ]
-    least = [_least(column, [row[place] for row in rows]) for place, column in enumerate(table.columns)]
+    widths = _widths(table, rows, width - 3 * len(table.columns))
     for place, column in enumerate(table.columns):
         words = all(isinstance(row[place], str) for row in table.rows)
         justify = "left" if words else "right"
-        drawn.add_column(Text(column.title()), justify=justify, min_width=least[place], overflow="fold")
+        drawn.add_column(Text(column.title()), justify=justify, width=widths[place], overflow="fold")
     for row in rows:
         drawn.add_row(*map(Text, row))
-    needed = sum(least) + 3 * len(least)  # a narrower console would drop columns
-    console = Console(file=io.StringIO(), width=max(width, needed), color_system=None)
+    console = Console(file=io.StringIO(), width=sum(widths) + 3 * len(widths), color_system=None)
     with console.capture() as capture:
         console.print(drawn)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n") + "\n"
 
 
-def _least(column: Column, cells: Sequence[str]) -> int:
-    """Fewest characters that a column can be shown in: whole numbers and title words; long words are folded."""
-    lines = [line for cell in cells for line in cell.splitlines()]
-    return max(min(24, max(map(len, lines), default=0)), max(map(len, column.title().split())))
+def _widths(table: Table, rows: Sequence[Sequence[str]], space: int) -> list[int]:
+    """Characters of each column: numbers and words of the title whole, the rest as space allows, from the left."""
+    widths, full = [], []
+    for place, column in enumerate(table.columns):
+        longest = max((len(line) for row in rows for line in row[place].splitlines()), default=0)
+        widths.append(max(min(24, longest), max(map(len, column.title().split()))))
+        full.append(max(longest, len(column.title())))
+    for place, wanted in enumerate(full):
+        widths[place] += max(0, min(wanted - widths[place], space - sum(widths)))
+    return widths
 
 
 def to_csv(table: Table) -> str:

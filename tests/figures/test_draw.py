@@ -1,0 +1,81 @@
+"""Every figure, drawn from results that look like a real run's; the values read back from its artists."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from robustscape.display import LIGHT
+from robustscape.figures import flatness, histograms, images, slices, training_curves
+
+
+@pytest.fixture
+def ax():
+    return Figure().subplots()
+
+
+def lines(ax, colour):
+    return [line for line in ax.lines if line.get_color() == colour]
+
+
+def test_contract_training_curves_show_accuracy_in_percent_and_mark_lr_drops(ax, fake):
+    logs = {"none": [], "AT": [fake.log(0.1, 0.05)], "AWP": [fake.log(0.1, 0.05, seed=s) for s in range(3)]}
+    training_curves.draw(ax, logs, quantity="robust")
+    (train, validation) = lines(ax, LIGHT[1])
+    assert (train.get_linestyle(), validation.get_linestyle()) == (":", "-")
+    tracked = [entry.tracked["validation"].robust_accuracy for entry in logs["AT"][0].epochs]
+    np.testing.assert_allclose(validation.get_ydata(), 100 * np.array(tracked))
+    assert [line.get_xdata()[0] for line in ax.lines if line.get_color() not in LIGHT] == [12.5]  # lr fell in epoch 13
+    assert len(ax.collections) == 2  # bands where there are several seeds
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", "robust accuracy, %")
+    assert ax.get_legend_handles_labels()[1] == ["AT", "AWP"]
+
+
+def test_contract_slices_show_mean_and_band_over_directions(ax, fake):
+    result = fake.slices(0.1, 1.0)
+    slices.draw(ax, {"AT": [result]}, quantity="error")
+    clean, robust = lines(ax, LIGHT[0])
+    np.testing.assert_allclose(robust.get_ydata(), 100 * result.robust_error.mean(axis=0))
+    np.testing.assert_allclose(clean.get_ydata(), 100 * result.clean_error.mean(axis=0))
+    top = ax.collections[1].get_paths()[0].vertices[:, 1].max()
+    spread = result.robust_error.std(axis=0, ddof=1)
+    assert top == pytest.approx(100 * (result.robust_error.mean(axis=0) + spread).max())
+    assert "filter" in ax.get_xlabel()
+
+
+def test_contract_flatness_shows_a_point_with_intervals_for_every_run(ax, fake):
+    pairs = [(fake.flatness(0.2 + 0.1 * s, 0.1), fake.evaluation(0.02, 0.1, seed=s)) for s in range(2)]
+    flatness.draw(ax, {"AT": pairs}, quantity="error")
+    assert [(c[0].get_xdata()[0], c[0].get_ydata()[0]) for c in ax.containers] == [
+        (0.2, 10.0),
+        (pytest.approx(0.3), 10),
+    ]
+    (low, _), (high, _) = ax.containers[0][2][0].get_segments()[0]
+    assert (low, high) == pytest.approx((0.93 * 0.2, 1.07 * 0.2))
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["AT"]
+
+
+def test_contract_histograms_are_densities(ax, fake):
+    result = fake.histograms(0.3)
+    histograms.draw(ax, {"AT": [result], "other": [replace(result, layers=("a", "b", "c", "d"))]}, layer="fc1.weight")
+    (step,) = ax.patches
+    values, edges, _ = step.get_data()
+    assert (values * np.diff(edges)).sum() == pytest.approx(1)
+    assert ax.get_yscale() == "log"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_contract_images_are_in_rows_with_predictions(ax, fake, channels):
+    made = fake.images(count=5, channels=channels)
+    images.draw(ax, made, count=4)
+    shown = [np.asarray(image.get_array()) for image in ax.images]
+    assert len(shown) == 3 * 4
+    first = made.x[0, 0] if channels == 1 else made.x[0].transpose(1, 2, 0)
+    np.testing.assert_array_equal(shown[0], first)
+    assert [text.get_text() for text in ax.texts][:4] == ["0", "✗ 5", "1", "1"]
+
+
+def test_contract_a_group_keeps_its_colour_when_others_have_nothing(ax, fake):
+    slices.draw(ax, {"none": [], "AT": [fake.slices(0.1, 1.0)]}, quantity="loss")
+    assert {line.get_color() for line in ax.lines} == {LIGHT[1]}
