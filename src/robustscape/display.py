@@ -20,6 +20,10 @@ DARK = ("#5ab4f0", "#ff9150", "#34c99c", "#ea9fcc", "#d9b13b", "#a9a3ff", "#8fcb
 """The same on a dark ground."""
 
 
+FEW = 10
+"""Up to this many points of a curve are marked: a single one would not show as a line."""
+
+
 def colour(group: int, palette: Sequence[str] = LIGHT) -> str:
     """Return the colour of a group by its number, from 0; the palette repeats after its end."""
     return palette[group % len(palette)]

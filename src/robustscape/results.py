@@ -1,12 +1,15 @@
 """Results on disk: frozen, typed, as JSON with large arrays beside it, never half-written.
 
 A Result is a frozen dataclass with a field ``provenance``. Its file holds the schema version, its type
-and its fields; arrays of more than 1,000 numbers go into an ``.npz`` of the same name.
+and its fields; arrays of more than 1,000 numbers go into an ``.npz`` beside it, which the JSON names.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import glob
+import hashlib
+import io
 import json
 import os
 import platform
@@ -79,15 +82,22 @@ def save(result: Any, path: Path) -> Path:
         for f in dataclasses.fields(result)
         if isinstance(value := getattr(result, f.name), np.ndarray) and value.size > _LARGE
     }
-    beside = path.with_suffix(".npz")
-    if arrays:
-        with written(beside) as file:
-            np.savez_compressed(file, **arrays)
     small = dataclasses.replace(result, **{name: np.empty(0) for name in arrays})
     plain = to_plain(small)
-    for name in arrays:
-        plain[name] = {"npz": beside.name}
+    beside = None
+    if arrays:
+        content = io.BytesIO()
+        np.savez_compressed(content, **arrays)
+        # Named by its content: a kill before the JSON is written leaves the old pair whole.
+        tag = hashlib.sha256(content.getvalue()).hexdigest()[:8]
+        beside = path.with_name(f"{path.stem}.{tag}.npz")
+        with written(beside) as file:
+            file.write(content.getvalue())
+        plain |= {name: {"npz": beside.name} for name in arrays}
     write_json(path, {"schema": SCHEMA, "result": plain})
+    for old in path.parent.glob(f"{glob.escape(path.stem)}.*.npz"):
+        if old != beside:
+            old.unlink(missing_ok=True)
     return path
 
 

@@ -194,7 +194,8 @@ def graphs_compiled() -> int:
 def fast(model: nn.Module, runtime: Runtime | None = None) -> FastView | PlainView:
     """Return the fast view of a model, to be entered with ``with``; searches run on what that gives.
 
-    ``with fast(model) as f: x_adv = attack(f, x, y)``. Keep the object to enter it again: compiled code and buffers are reused for moved weights.
+    ``with fast(model) as f: x_adv = attack(f, x, y)``. Keep the object to enter it again: compiled code and
+    buffers are reused for moved weights.
 
     Args:
         model: Any model of pixels in [0, 1] to logits, in any mode; a float64 one is used as it is.

@@ -93,6 +93,21 @@ def test_closed_form_misclassified_keeps_the_iterate_that_fooled():
     assert int(model(kept).argmax()) == 1
 
 
+def test_contract_misclassified_does_not_depend_on_the_company():
+    """An example that is fooled early must not go on changing until the last one of its batch is fooled."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+        x = torch.rand(8, 1, 4, 4, dtype=torch.float64)
+    y, rng = model(x).argmax(dim=1), numbered(x, "company")
+    attack = PGD(threat=ThreatModel(eps=0.3), steps=10, result="misclassified")
+    together = attack(model, x, y, rng=rng)
+    assert bool((model(together).argmax(dim=1) != y).all())
+    for k in range(8):
+        alone = torch.full((8,), k)
+        assert torch.equal(attack(model, x[alone], y[alone], rng=rng.of(alone))[0], together[k])
+
+
 def test_contract_restarts_never_lower_the_loss():
     model, (x, y) = _linear(3), _data()
     for result in ("last", "best_loss"):
@@ -130,3 +145,21 @@ class _Nan(nn.Module):
 def test_contract_a_model_that_gives_nan_is_an_error():
     with pytest.raises(Diverged, match="NaN"):
         PGD(steps=1)(_Nan(), torch.rand(2, 1, 2, 2), torch.tensor([0, 1]))
+
+
+class _NanInTheEnd(nn.Module):
+    """A linear model that gives NaN from its third call on."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x.flatten(1)[:, :2] * (torch.nan if self.calls > 2 else 1.0)
+
+
+@pytest.mark.parametrize("result", ["best_loss", "misclassified"])
+def test_contract_nan_at_the_last_iterate_is_an_error_too(result):
+    with pytest.raises(Diverged, match="NaN"):
+        PGD(steps=2, result=result)(_NanInTheEnd(), torch.full((2, 1, 2, 2), 0.5), torch.tensor([0, 1]))

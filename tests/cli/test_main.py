@@ -15,6 +15,7 @@ from robustscape.cli import recipes as recipes_verb
 from robustscape.cli.recipes import recipe, recipes
 from robustscape.recipes import execute
 from robustscape.recipes.run import Run
+from robustscape.results import load
 from robustscape.types import Diverged
 
 TINY = ["--training.epochs", "1", "--training.track", "20", "--model.width", "2", "--objective.attack.steps", "1"]
@@ -142,6 +143,10 @@ def test_end_to_end_a_pipe_sees_one_plain_line_an_epoch(capsys, tmp_path):
         (["evaluate", "robustscape.models.linear:Linear", "--eps", "8", "--data", "digits"], "did you mean 8/255"),
         (["evaluate", "robustscape.config:members"], "say which data"),
         (["evaluate", "robustscape.config:members", "--json", "--csv"], "exclude each other"),
+        (
+            ["measure", "robustscape.models.linear:Linear", "flatness", "--batch-size", "0"],
+            "batch_size must be at least 1",
+        ),
         (["measure", "no_such_run"], "needs sources and measurements"),
         (["measure", "flatness"], "needs sources and measurements"),
         (["measure", "run", "flatnes"], "did you mean flatness"),
@@ -217,14 +222,14 @@ def test_end_to_end_a_run_is_evaluated_measured_drawn_and_reported(trained, caps
     names = {"evaluation-last-test", "evaluation-last-train", "evaluation-best-test", "evaluation-best-train"}
     assert {path.stem for path in results.glob("*.json")} == names | {"images-last", "images-best"}
     plain = json.loads((results / "evaluation-last-test.json").read_text())["result"]
-    assert plain["eps"] == 0.2  # the run's own
+    assert plain["eps"] == 0.1  # the run's own
     assert plain["robust_error"]["n"] == 20
 
     words = ["--n", "20", "--flatness.samples", "2", "--flatness.attack.steps", "1"]
     assert main(["measure", str(trained / "seed-0"), "flatness", "histograms", *words]) == 0
     assert "robust" in capsys.readouterr().out
     flat = json.loads((results / "flatness-last.json").read_text())["result"]
-    assert flat["provenance"]["settings"]["attack"]["threat"]["eps"] == 0.2  # what judges the run
+    assert flat["provenance"]["settings"]["attack"]["threat"]["eps"] == 0.1  # what judges the run
     assert (results / "histograms-last.json").exists()
 
     assert main(["figure", str(trained / "seed-0")]) == 0
@@ -234,6 +239,18 @@ def test_end_to_end_a_run_is_evaluated_measured_drawn_and_reported(trained, caps
     assert main(["report", str(trained), "--out", str(page)]) == 0
     assert str(page) in capsys.readouterr().out
     assert "digits_at" in page.read_text()
+
+
+def test_contract_a_run_is_judged_on_its_own_splits_whatever_the_seed(trained, capsys, tmp_path):
+    words = [*QUICK, "--n", "none", "--loss-restarts", "0", "--restarts", "0", "--images", "0", "--checkpoint", "last"]
+    found = []
+    for seed in ("0", "5"):
+        out = tmp_path / seed
+        assert main(["evaluate", str(trained / "seed-0"), *words, "--seed", seed, "--out", str(out)]) == 0
+        found.append(load(out / "results" / "evaluation-last-test.json"))
+    assert found[0].index.tolist() == found[1].index.tolist()
+    assert [result.provenance.seed for result in found] == [0, 5]
+    capsys.readouterr()
 
 
 def test_end_to_end_a_model_from_elsewhere(capsys, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+import torch
 
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
@@ -18,7 +19,7 @@ from robustscape.objectives.at import AT
 from robustscape.recipes.digits import digits_at, digits_at_awp
 from robustscape.recipes.execute import train
 from robustscape.recipes.run import Run
-from robustscape.results import read_json
+from robustscape.results import read_json, write_json
 from robustscape.training.loop import Epoch, Step
 from robustscape.types import BadInput
 
@@ -67,6 +68,42 @@ def test_contract_a_folder_with_other_things_is_refused(tmp_path):
     with pytest.raises(BadInput, match="holds no run"):
         list(train(_small(digits_at()), tmp_path, name="digits_at"))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("content", ['{"a": 1}', "[]"])
+def test_contract_a_foreign_run_json_is_refused(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(BadInput, match=r"not the run\.json of robustscape"):
+        list(train(_small(digits_at()), tmp_path, name="digits_at"))
+
+
+def test_contract_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(BadInput, match="is a file"):
+        list(train(_small(digits_at()), tmp_path / "run", name="digits_at"))
+
+
+def test_end_to_end_what_a_kill_while_writing_leaves_is_cleared_away(tmp_path):
+    run = _small(digits_at())
+    for leftover in (".run.json.77.tmp", "checkpoints/.last.safetensors.77.tmp"):  # of a first and of a second call
+        path = tmp_path / leftover
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("half")
+        next(train(run, tmp_path, name="digits_at"))
+        assert (tmp_path / "run.json").exists() and not path.exists()
+
+
+def test_contract_threads_of_the_run_itself_are_no_reason_to_warn(tmp_path):
+    """Whatever the process starts with: a warning is an error in these tests."""
+    run = _small(digits_at())
+    run = replace(run, runtime=replace(run.runtime, threads=torch.get_num_threads() + 1))
+    next(train(run, tmp_path, name="digits_at"))
+    next(train(run, tmp_path, name="digits_at"))
+    with pytest.warns(UserWarning, match="begun with threads"):
+        document = read_json(tmp_path / "run.json")
+        document["provenance"]["threads"] += 1
+        write_json(tmp_path / "run.json", document)
+        next(train(run, tmp_path, name="digits_at"))
 
 
 _KILLED = """

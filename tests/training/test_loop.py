@@ -165,6 +165,14 @@ def test_contract_nan_stops_with_epoch_and_step():
         )
 
 
+def test_contract_nan_while_tracking_names_the_epoch():
+    state, events = _fit(replace(SETTINGS, ema=None))
+    with pytest.raises(Diverged, match="after epoch 1, step 3"):
+        for event in events:
+            if event.done == 3:  # the epoch's last step: what comes next is tracking
+                state.model[1].running_var.fill_(torch.nan)
+
+
 def test_contract_a_checkpoint_loads_without_robustscape(tmp_path):
     net = _net()
     save_weights(net, tmp_path / "w.safetensors", {"architecture": {"a": 1}})

@@ -67,8 +67,8 @@ class _Recorded(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return and remember the logits."""
-        self.logits = self.model(x)
-        return self.logits
+        logits = self.logits = self.model(x)
+        return logits
 
 
 def gradient(

@@ -33,7 +33,7 @@ class PGD:
         start: "uniform" in the ball, "gaussian" (0.001 times standard normal, as TRADES), or "none".
         restarts: Independent starts, at least 1.
         result: Which input is returned. "last": the last iterate; over restarts the one of largest loss.
-            "best_loss": the iterate of largest loss, the start included. "misclassified": a misclassified
+            "best_loss": the iterate of largest loss, the start included. "misclassified": the first misclassified
             iterate where one was met, else the one of largest loss; stops once all are misclassified.
         loss: What is raised: (model, x_adv, target) to a loss per example.
 
@@ -119,6 +119,7 @@ class PGD:
                 if self.result == "last" and self.restarts == 1:
                     return health.passed(x_adv)
                 loss, logits, _ = gradient(model, self.loss, x_adv, y, backward=False)
+                health.watch(loss, loss)
                 kept.offer(x_adv, loss, logits, labels(y))
         return health.passed(kept.x_adv)
 
@@ -136,7 +137,8 @@ class _Kept:
         wrong = logits.argmax(dim=1) != y
         better = loss > self.loss
         if self.prefer_wrong:
-            better = (wrong & ~self.wrong) | ((wrong == self.wrong) & better)
+            # The first one stays: how long the search goes on is up to the other examples of the batch.
+            better = ~self.wrong & (wrong | better)
         rows = better.view(-1, *[1] * (x_adv.ndim - 1))
         self.x_adv = torch.where(rows, x_adv, self.x_adv)
         self.loss = torch.where(better, loss, self.loss)

@@ -103,7 +103,7 @@ def evaluate(source: Source, options: Evaluate, checkpoint: str, folder: Path) -
     """
     found = []
     name = f"{source.text}, {checkpoint}" if source.run else source.text
-    splits = splits_of(options.look)
+    splits = splits_of(source, options.look)
     model = model_of(source, options.look, checkpoint, splits.test)
     for split in options.settings.splits:
         images = getattr(splits, split)

@@ -55,6 +55,9 @@ class Measure:
         """Refuse what cannot be meant."""
         if self.n is not None and self.n < 1:
             raise BadInput(f"n must be at least 1, not {self.n}; did you mean none, for all examples?")
+        for name in ("batch_size", "processes"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
 def main(arguments: list[str]) -> None:
@@ -121,7 +124,7 @@ def measure(source: Source, options: Measure, checkpoint: str, folder: Path) -> 
     from robustscape.landscape.runner import measuring
 
     name = f"{source.text}, {checkpoint}" if source.run else source.text
-    images = getattr(splits_of(options.look), options.split)
+    images = getattr(splits_of(source, options.look), options.split)
     model = model_of(source, options.look, checkpoint, images)
     looked_at = subject_of(model, images, options.look, name=name, split=options.split, n=options.n)
     looked_at = replace(looked_at, batch=options.batch_size)

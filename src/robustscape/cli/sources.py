@@ -92,7 +92,8 @@ class Look:
         architecture: The network that a checkpoint's weights belong to, where it does not say so itself.
         mean: Per channel, what a missing normalisation subtracts, in pixel units; with --std.
         std: Per channel, what it divides by.
-        seed: Seed of every random number, the data's splits included; by default the run's own.
+        seed: Seed of every random number; by default the run's own. A run is always looked at on the splits that it
+            was trained with; for a model from elsewhere the seed draws them.
         runtime: How to use the machine.
         out: Directory whose results/ is written to; by default the run itself, or runs/NAME for a model from
             elsewhere.
@@ -121,15 +122,15 @@ def folder_of(source: Source, look: Look, count: int) -> Path:
     return look.out if count == 1 else look.out / _slug(source.text)
 
 
-def splits_of(look: Look) -> Splits:
-    """Return the data.
+def splits_of(source: Source, look: Look) -> Splits:
+    """Return the data; those of a run split as in its training, so that nothing trained on is judged as test.
 
     Raises:
         BadInput: it is not said which data.
     """
     if look.data is None:
         raise BadInput("a model from elsewhere does not say what it is for; say which data, such as --data mnist")
-    return look.data.load(seed=look.seed)
+    return look.data.load(seed=look.seed if source.run is None else source.run.seed)
 
 
 def model_of(source: Source, look: Look, checkpoint: str, images: Images) -> nn.Module:

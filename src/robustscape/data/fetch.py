@@ -140,8 +140,12 @@ class _Bar:
         """Do nothing: the display's own block closes it."""
 
 
-def find(folder: str) -> Path:
+def find(folder: str, *, holding: str) -> Path:
     """Return a folder given by path, or by its name inside the folder that ``ROBUSTSCAPE_DATA`` names.
+
+    Args:
+        folder: Path or name.
+        holding: What it must hold, for the message where it is missing.
 
     Raises:
         BadInput: it is in neither place.
@@ -151,4 +155,7 @@ def find(folder: str) -> Path:
         path = root / Path(folder).expanduser()
         if path.is_dir():
             return path
-    raise BadInput(f"there is no folder {folder!r}, here or in the folder that {VARIABLE} names; put the data there")
+    raise BadInput(
+        f"there is no folder {folder!r}, here or in the folder that {VARIABLE} names;"
+        f" put {holding} into {(roots[-1] / folder).absolute()}"
+    )

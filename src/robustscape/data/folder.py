@@ -54,7 +54,7 @@ class Folder:
 
         A missing folder, a file that is not an image, or images of several sizes is a BadInput.
         """
-        folder = find(self.path)
+        folder = find(self.path, holding="train.zip and test.zip, or folders train and test,")
         train, test = (self._images(folder, split) for split in ("train", "test"))
         if train.classes != test.classes:
             raise BadInput(f"{folder} has classes {train.classes} in train and {test.classes} in test")

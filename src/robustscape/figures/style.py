@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustscape.display import Band, colour
+from robustscape.display import FEW, Band, colour
 from robustscape.results import written
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def group_colour(group: int) -> str:
 
 def draw_band(ax: Axes, curve: Band, *, group: int, scale: float = 1.0, line: str = "-", label: str = "") -> None:
     """Draw a curve in its group's colour, and its band where there are several; values times ``scale``."""
-    ax.plot(curve.x, scale * curve.mean, line, color=group_colour(group), label=label or "_")
+    marker = "." if len(curve.x) <= FEW else ""
+    ax.plot(curve.x, scale * curve.mean, line, marker=marker, color=group_colour(group), label=label or "_")
     if curve.count > 1:
         ax.fill_between(
             curve.x, scale * curve.low, scale * curve.high, color=group_colour(group), alpha=0.18, linewidth=0

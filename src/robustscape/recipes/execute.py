@@ -13,7 +13,7 @@ from robustscape.config import from_plain, to_plain
 from robustscape.data.batches import Loader
 from robustscape.data.splits import on_device
 from robustscape.recipes.run import Run
-from robustscape.results import SCHEMA, provenance, read_json, versions, write_json
+from robustscape.results import SCHEMA, device_name, provenance, read_json, versions, write_json
 from robustscape.runtime import place, threads
 from robustscape.training.checkpoints import load_state, save_state, save_weights
 from robustscape.training.log import TrainingLog, read_log, write_log
@@ -37,6 +37,9 @@ def train(run: Run, out: Path, *, name: str) -> Iterator[Step | Epoch]:
         Diverged: a number that must be finite is not.
     """
     document = _claim(run, out)
+    for folder in (out, out / "checkpoints"):
+        for leftover in filter(_is_leftover, folder.iterdir() if folder.is_dir() else ()):
+            leftover.unlink(missing_ok=True)
     splits = on_device(run.data.load(seed=run.seed), run.runtime.torch_device())
     image = tuple(splits.train.x.shape[1:])
     with threads(run.runtime):
@@ -68,18 +71,27 @@ def train(run: Run, out: Path, *, name: str) -> Iterator[Step | Epoch]:
 def _claim(run: Run, out: Path) -> Plain:
     """Return the folder's run.json, None for a new folder; refuse a folder that holds something else."""
     path = out / "run.json"
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"{out} is a file, and a run is a directory; did you mean another --out?")
     if not path.exists():
-        if out.exists() and any(out.iterdir()):
+        if out.exists() and any(not _is_leftover(item) for item in out.iterdir()):
             raise BadInput(f"{out} is not empty and holds no run; did you mean another --out?")
         return None
     document = read_json(path)
-    held, wanted = from_plain(document["run"]), run
-    if to_plain(held) != to_plain(wanted):
+    if not isinstance(document, dict) or not {"run", "provenance"} <= set(document):
+        raise BadInput(f"{path} is not the run.json of robustscape; did you mean another --out?")
+    held, wanted = to_plain(from_plain(document["run"])), to_plain(run)
+    if held != wanted:
         raise BadInput(
-            f"{out} holds another run ({', '.join(_differences(to_plain(held), to_plain(wanted)))}); "
-            "choose another --out, or remove it"
+            f"{out} holds another run ({', '.join(_differences(held, wanted))}); choose another --out, or remove it"
         )
-    there, here = document["provenance"], {"versions": versions(), "threads": torch.get_num_threads()}
+    there = document["provenance"]
+    here = {
+        "versions": versions(),
+        "threads": run.runtime.threads or torch.get_num_threads(),
+        "device": device_name(run.runtime.torch_device()),
+        "precision": run.runtime.words(),
+    }
     for what, value in here.items():
         if there[what] != value:
             warnings.warn(
@@ -88,6 +100,11 @@ def _claim(run: Run, out: Path) -> Plain:
                 stacklevel=3,
             )
     return document
+
+
+def _is_leftover(path: Path) -> bool:
+    """Return whether a kill left the file: what ``results.written`` had not yet given its name."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def _differences(held: Plain, wanted: Plain, path: str = "") -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from robustscape.display import LIGHT, Band, accuracy_band, lr_drops, slice_band, tracked_sets
+from robustscape.display import FEW, LIGHT, Band, accuracy_band, lr_drops, slice_band, tracked_sets
 from robustscape.evaluation.result import Evaluation
 from robustscape.landscape.flatness import FlatnessResult
 from robustscape.landscape.histograms import WeightResult
@@ -106,11 +106,12 @@ def _banded(
     meta = {"group": group}
     line = {
         "type": "scatter",
-        "mode": "lines",
+        "mode": "lines" if len(curve.x) > FEW else "lines+markers",
         "name": _plain_text(name),
         "x": _numbers(curve.x),
         "y": _numbers(scale * curve.mean),
         "line": {"color": _series(group), "width": 2, "dash": dash},
+        "marker": {"color": _series(group), "size": 6},
         "hovertemplate": f"%{{y:{form}}}{unit}",
         "meta": meta,
     }

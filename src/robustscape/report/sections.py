@@ -39,7 +39,7 @@ def summary(folders: Sequence[RunFolder]) -> str:
 def training(folders: Sequence[RunFolder], drawn: dict[str, Chart]) -> str:
     """Return the training curves."""
     found = logs(folders)
-    missing = "".join(_command("log", f, "No training log") for f in folders if f.log is None or not f.log.epochs)
+    missing = "".join(_command("log", [f], "No training log") for f in folders if f.log is None or not f.log.epochs)
     if not any(found.values()):
         return _section("training", "Training", "", missing)
     drawn["curves-robust"] = charts.curves(found, "robust")
@@ -52,7 +52,7 @@ def training(folders: Sequence[RunFolder], drawn: dict[str, Chart]) -> str:
         _figure("curves-clean", "Accuracy without attack", "Clean accuracy against the epoch of training."),
     )
     note = "Bands: one standard deviation over seeds. " if any(len(g) > 1 for g in found.values()) else ""
-    note += "Thin vertical lines: the learning rate fell."
+    note += "Thin vertical lines: the learning rate fell." if drawn["curves-robust"]["layout"]["shapes"] else ""
     return _section("training", "Training", lead, both + _keys(dashes) + _note(note) + missing)
 
 
@@ -100,12 +100,11 @@ def flatness(folders: Sequence[RunFolder], drawn: dict[str, Chart]) -> str:
 
 
 def classes(folders: Sequence[RunFolder]) -> str:
-    """Return the table of robust errors by class."""
+    """Return the table of robust errors by class, "" where nothing was evaluated."""
     table = tables.per_class(folders)
-    lead = "A low mean can hide one class that is easily attacked."
     if table is None:
-        missing = _missing(folders, "evaluation", "evaluation-last-test", "No evaluation of the last epoch on test")
-        return _section("classes", "Classes", lead, missing)
+        return ""
+    lead = "A low mean can hide one class that is easily attacked."
     caption = "Robust error of each class on the test images, last epoch."
     return _section("classes", "Classes", lead, _table(table, caption=caption))
 
@@ -181,7 +180,7 @@ def _pair(*figures: str) -> str:
 
 
 def _note(text: str) -> str:
-    return f'<p class="lead">{escape(text)}</p>'
+    return f'<p class="lead">{escape(text)}</p>' if text else ""
 
 
 def _keys(lines: Sequence[tuple[str, str]]) -> str:
@@ -195,13 +194,15 @@ def _keys(lines: Sequence[tuple[str, str]]) -> str:
 
 
 def _missing(folders: Sequence[RunFolder], kind: str, file: str, what: str) -> str:
-    """A line for each run that lacks a file, with the command that makes it."""
-    return "".join(_command(kind, folder, what) for folder in folders if file not in folder.results)
+    """Say which runs lack a file, with the command that makes it."""
+    lacking = [folder for folder in folders if file not in folder.results]
+    return _command(kind, lacking, what) if lacking else ""
 
 
-def _command(kind: str, folder: RunFolder, what: str) -> str:
-    who = f"{what} for {folder.label}, seed {folder.seed}"
-    return f'<p class="missing">{escape(who)}: <code>{escape(words.command(kind, folder))}</code> makes it.</p>'
+def _command(kind: str, lacking: Sequence[RunFolder], what: str) -> str:
+    who = ", ".join(f"{folder.label} (seed {folder.seed})" for folder in lacking)
+    line = f"<code>{escape(words.command(kind, lacking))}</code>"
+    return f'<p class="missing">{escape(what)} for {escape(who)}. To make it: {line}</p>'
 
 
 def _table(table: Table, *, caption: str) -> str:

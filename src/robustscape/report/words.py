@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 
 from robustscape.display import threat_words
@@ -10,12 +11,12 @@ from robustscape.report.quantities import Quantity, apart, flatness, gap, mean, 
 from robustscape.runs import RunFolder, checkpoints, grouped, labels
 
 COMMANDS = {
-    "log": "robustscape train RECIPE --out {run}",
-    "evaluation": "robustscape evaluate {run}",
-    "images": "robustscape evaluate {run}",
-    "slices": "robustscape measure {run} slices",
-    "flatness": "robustscape measure {run} flatness",
-    "histograms": "robustscape measure {run} histograms",
+    "log": "robustscape train RECIPE --out {runs}",
+    "evaluation": "robustscape evaluate {runs}",
+    "images": "robustscape evaluate {runs}",
+    "slices": "robustscape measure {runs} slices",
+    "flatness": "robustscape measure {runs} flatness",
+    "histograms": "robustscape measure {runs} histograms",
 }
 """Kind of result to the command that makes it."""
 
@@ -60,10 +61,10 @@ DEFINITIONS = (
 """Term and its definition."""
 
 
-def command(kind: str, folder: RunFolder) -> str:
-    """Return the command that would make a kind of result for a run."""
-    path = str(folder.path)
-    return COMMANDS[kind].format(run=f"'{path}'" if " " in path else path)
+def command(kind: str, folders: Sequence[RunFolder]) -> str:
+    """Return the command that would make a kind of result for some runs."""
+    paths = [str(folder.path) for folder in folders]
+    return COMMANDS[kind].format(runs=" ".join(shlex.quote(path) for path in paths))
 
 
 def verdict(folders: Sequence[RunFolder]) -> str:
@@ -96,13 +97,19 @@ def _ranked(
     robust: Mapping[str, Quantity],
     evaluations: Mapping[str, Sequence[Evaluation]],
 ) -> str:
-    """Compare the leader with the others by error, then say what gap and flatness add."""
+    """Compare the leader with the others by error, then say what gap and flatness add.
+
+    The gap is compared only with methods that err at most twice as often: a network that is hardly robust on its
+    training images either has little to lose.
+    """
     second = min((label for label in robust if label != leader), key=lambda label: robust[label].value)
     close = not apart(evaluations[leader], evaluations[second])
     text = f"{leader} has the lowest robust error at the end of training, {robust[leader].value:.1f} %"
     text += f" (not clearly below {second}, {robust[second].value:.1f} %)" if close else ""
     agreeing, others = [], []
-    for what, found in (("smallest gap to training", _gaps(folders)), ("flattest loss", _flatnesses(folders))):
+    near = {label for label, error in robust.items() if error.value <= 2 * robust[leader].value}
+    gaps = {label: found for label, found in _gaps(folders).items() if label in near}
+    for what, found in (("smallest gap to training", gaps), ("flattest loss", _flatnesses(folders))):
         found = {label: value for label, value in found.items() if label in robust}
         if leader in found and len(found) > 1:
             best = min(found, key=lambda label: found[label].value)

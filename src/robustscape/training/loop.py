@@ -132,7 +132,11 @@ def fit(
                 update_average(state.average, state.model, settings.ema)
             _count(state, log, len(batch), time.perf_counter() - clock)
             yield Step(epoch=state.epoch + 1, done=state.done, total=total, log=log)
-        yield _end(state, how, view, tracked, seed, runtime)
+        try:
+            epoch = _end(state, how, view, tracked, seed, runtime)
+        except Diverged as error:
+            raise Diverged(f"tracking after epoch {state.epoch + 1}, step {state.done}: {error}") from None
+        yield epoch
 
 
 def _count(state: State, log: StepLog, examples: int, seconds: float) -> None:
