@@ -87,7 +87,7 @@ def save(result: Any, path: Path) -> Path:
     beside = None
     if arrays:
         content = io.BytesIO()
-        np.savez_compressed(content, **arrays)
+        np.savez_compressed(content, **arrays)  # pyright: ignore[reportArgumentType] (no array is named allow_pickle)
         # Named by its content: a kill before the JSON is written leaves the old pair whole.
         tag = hashlib.sha256(content.getvalue()).hexdigest()[:8]
         beside = path.with_name(f"{path.stem}.{tag}.npz")

@@ -41,7 +41,8 @@ def train(run: Run, out: Path, *, name: str) -> Iterator[Step | Epoch]:
         for leftover in filter(_is_leftover, folder.iterdir() if folder.is_dir() else ()):
             leftover.unlink(missing_ok=True)
     splits = on_device(run.data.load(seed=run.seed), run.runtime.torch_device())
-    image = tuple(splits.train.x.shape[1:])
+    channels, height, width = splits.train.x.shape[1:]
+    image = (channels, height, width)
     with threads(run.runtime):
         model = run.model.build(image=image, classes=len(splits.train.classes), seed=run.seed)
         state = start(place(model, run.runtime), run.objective, run.training)
