@@ -2,7 +2,7 @@
 
     python benchmarks/kill.py [KILLS] [SEED]
 
-Trains the digits AT-AWP recipe (PGD-3, 12 epochs) once without being killed and once with KILLS (20) kills at
+Trains the digits AT-AWP recipe (PGD-3, 40 epochs) once without being killed and once with KILLS (20) kills at
 random moments of its time. Writes benchmarks/results/kill.json: exits with 1 unless the bits are the same.
 """
 
@@ -23,7 +23,7 @@ from robustscape.results import commit, processor, versions
 
 COMMAND = [
     *(sys.executable, "-m", "robustscape.cli", "train", "digits_at_awp"),
-    *("--training.epochs", "12", "--objective.attack.steps", "3"),
+    *("--training.epochs", "40", "--objective.attack.steps", "3"),
     *("--training.checkpoint-seconds", "0.2", "--training.ema", "0.99", "--out"),
 ]
 
@@ -39,13 +39,16 @@ def main(kills: int = 20, seed: int = 0) -> int:
     folder = Path(tempfile.mkdtemp())
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     start = time.monotonic()
+    subprocess.run([*COMMAND, str(folder / "whole"), "--dry-run"], env=environment, check=True, capture_output=True)
+    starting = time.monotonic() - start
+    start = time.monotonic()
     subprocess.run([*COMMAND, str(folder / "whole")], env=environment, check=True, capture_output=True)
-    seconds = time.monotonic() - start
+    seconds = time.monotonic() - start - starting
     moments = random.Random(seed)
     done: list[float] = []
     while len(done) < kills:
         process = subprocess.Popen([*COMMAND, str(folder / "killed")], env=environment, stdout=subprocess.DEVNULL)
-        moment = moments.uniform(1.0, 1.0 + seconds / 4)
+        moment = starting + moments.uniform(0, 1.5 * seconds / kills)
         try:
             process.wait(timeout=moment)
         except subprocess.TimeoutExpired:
@@ -55,7 +58,8 @@ def main(kills: int = 20, seed: int = 0) -> int:
             continue
         if process.returncode:
             return process.returncode
-        shutil.rmtree(folder / "killed")  # it ended before all kills were used: once more from the start
+        shutil.rmtree(folder / "killed")  # it ended before it was killed often enough: all anew, and sooner
+        seconds, done = seconds * 0.8, []
     subprocess.run([*COMMAND, str(folder / "killed")], env=environment, check=True, capture_output=True)
     whole, killed = digests(folder / "whole"), digests(folder / "killed")
     result = {

@@ -15,11 +15,13 @@ import torch
 
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
+from robustscape.data.augment import CropFlip
 from robustscape.objectives.at import AT
 from robustscape.recipes.digits import digits_at, digits_at_awp
 from robustscape.recipes.execute import train
 from robustscape.recipes.run import Run
 from robustscape.results import read_json, write_json
+from robustscape.runtime import Runtime
 from robustscape.training.loop import Epoch, Step
 from robustscape.types import BadInput
 
@@ -122,6 +124,7 @@ _MAKE = """
 from dataclasses import replace
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
+from robustscape.data.augment import CropFlip
 from robustscape.objectives.at import AT
 from robustscape.recipes.digits import digits_at_awp
 def make():
@@ -161,3 +164,28 @@ def test_end_to_end_awp_changes_the_weights_and_reports_steps(tmp_path):
         assert [event.done for event in events if isinstance(event, Step)] == list(range(1, events[-2].total + 1))
         ends[name] = _weights(tmp_path / name)["last.safetensors"]
     assert ends["at"] != ends["awp"]
+
+
+def test_contract_results_of_a_replaced_checkpoint_are_removed(tmp_path):
+    run = _small(digits_at())
+    results = tmp_path / "results"
+    for event in train(run, tmp_path, name="digits_at"):
+        if isinstance(event, Epoch) and event.log.epoch == 1:
+            results.mkdir()
+            for name in ("flatness-last.json", "evaluation-last-test.json", "flatness-epoch-0001.json"):
+                (results / name).write_text("{}")
+    assert [path.name for path in results.iterdir()] == ["flatness-epoch-0001.json"]
+
+
+def test_contract_what_cannot_be_trained_leaves_nothing(tmp_path):
+    run = replace(_small(digits_at()), augment=CropFlip(pad=20, mode="reflect"))
+    with pytest.raises(BadInput):
+        list(train(run, tmp_path / "run", name="digits_at"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_contract_the_caller_keeps_its_threads(tmp_path):
+    before = torch.get_num_threads()
+    run = replace(_small(digits_at()), runtime=Runtime(threads=before + 1))
+    seen = {torch.get_num_threads() for _ in train(run, tmp_path, name="digits_at")}
+    assert seen == {before}

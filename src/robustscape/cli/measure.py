@@ -90,6 +90,10 @@ def _options(source: Source | None, names: list[str], options: list[str]) -> Mea
     run = source.run if source else None
     names = list(dict.fromkeys(m for name in names for m in (members("Measurement") if name == "all" else [name])))
     asked = {name.partition(".")[0]: named("Measurement", name) for name in names}
+    if len(asked) < len(names):
+        raise BadInput(
+            f"one measurement is named in two forms in {', '.join(names)}: its result has one file; choose one"
+        )
     if run is not None:  # a preset keeps its own threat model
         threat = run.evaluation.threat()
         asked = {name: value if name not in names else _under(threat, value) for name, value in asked.items()}
@@ -130,10 +134,12 @@ def measure(source: Source, options: Measure, checkpoint: str, folder: Path) -> 
     looked_at = replace(looked_at, batch=options.batch_size)
     for measurement in options.measurements.values():
         path = folder / "results" / f"{measurement.name}-{checkpoint}.json"
-        work = measuring(measurement, looked_at, partial=path.with_suffix(".partial"), processes=options.processes)
+        partial = path.with_suffix(".partial")
+        work = measuring(measurement, looked_at, partial=partial, processes=options.processes)
         with threads(options.look.runtime):
             result = follow(work, name=f"{measurement.name} of {name}")
         out(f"{save(result, path)}{_numbers(result)}")
+        partial.unlink()
 
 
 def _numbers(result: object) -> str:

@@ -40,8 +40,8 @@ def measuring(
         measurement: What is measured.
         subject: What is looked at.
         partial: File that finished points are kept in, a JSON line each: a killed measurement goes on from
-            there if settings, model, examples and versions are the same, and begins anew if not. It is removed
-            when the Result is made.
+            there if settings, model, examples and versions are the same, and begins anew if not. It stays when
+            the Result is made: remove it once the Result is saved.
         processes: Above 1: that many processes of one thread each, on the CPU, each with its own copy of the
             subject. A script that asks for it needs ``if __name__ == "__main__":``.
 
@@ -81,7 +81,6 @@ def measuring(
     )
     where = replace(where, threads=1) if processes > 1 else where
     result = measurement.collect(subject, [values[i] for i in range(len(points))], where)
-    known.remove()
     return result
 
 
@@ -150,11 +149,6 @@ class _Partial:
             file.write(json.dumps({"point": number, "value": value, "seconds": round(seconds, 3)}) + "\n")
             file.flush()
             os.fsync(file.fileno())
-
-    def remove(self) -> None:
-        """Remove the file: the Result takes its place."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
 
 
 # -- the process pool ----------------------------------------------------------------------------------

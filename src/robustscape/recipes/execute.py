@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import warnings
 from collections.abc import Iterator
@@ -14,18 +15,19 @@ from robustscape.data.batches import Loader
 from robustscape.data.splits import on_device
 from robustscape.recipes.run import Run
 from robustscape.results import SCHEMA, device_name, provenance, read_json, versions, write_json
-from robustscape.runtime import place, threads
+from robustscape.runtime import Runtime, place, threads
 from robustscape.training.checkpoints import load_state, save_state, save_weights
 from robustscape.training.log import TrainingLog, read_log, write_log
 from robustscape.training.loop import Epoch, State, Step, fit, start
-from robustscape.types import BadInput, Plain
+from robustscape.types import BadInput, Images, Plain, Splits
 
 
 def train(run: Run, out: Path, *, name: str) -> Iterator[Step | Epoch]:
     """Train into a folder, going on where an earlier call with the same Run was stopped; give every step.
 
     Writes ``run.json``, ``log.jsonl`` and ``checkpoints/``: ``last``, ``best`` (on validation), on request
-    ``best_on_test`` and every k-th epoch as ``epoch-0010``, and ``resume``, the whole state.
+    ``best_on_test`` and every k-th epoch as ``epoch-0010``, and ``resume``, the whole state. Results of a checkpoint
+    that is replaced are removed.
 
     Args:
         run: What to do.
@@ -43,30 +45,47 @@ def train(run: Run, out: Path, *, name: str) -> Iterator[Step | Epoch]:
     splits = on_device(run.data.load(seed=run.seed), run.runtime.torch_device())
     channels, height, width = splits.train.x.shape[1:]
     image = (channels, height, width)
+    about = {"image": list(image), "classes": list(splits.train.classes)}
     with threads(run.runtime):
         model = run.model.build(image=image, classes=len(splits.train.classes), seed=run.seed)
         state = start(place(model, run.runtime), run.objective, run.training)
         resume = out / "checkpoints" / "resume.safetensors"
         if resume.exists():
             load_state(state, resume)
-        if document is None:
-            about = {"image": list(image), "classes": list(splits.train.classes), "train_n": len(splits.train)}
-            write_json(out / "run.json", {"schema": SCHEMA, "run": to_plain(run), "name": name, **about, **_made(run)})
-        tracked = {"train": splits.train, "validation": splits.validation}
-        if run.training.track_test:
-            tracked["test"] = splits.test
         loader = Loader(images=splits.train, batch_size=run.training.batch_size, seed=run.seed, augment=run.augment)
-        events = fit(
-            state,
-            loader,
-            objective=run.objective,
-            weights=run.weights,
-            settings=run.training,
-            runtime=run.runtime,
-            seed=run.seed,
-            tracked=tracked if run.training.track else {},
-        )
-        yield from _keep(events, state, run, out, {"image": list(image), "classes": list(splits.train.classes)})
+        next(loader.epoch(0))  # what cannot be made is refused before anything is written
+        made = {"train_n": len(splits.train), **_made(run)}
+    if document is None:
+        write_json(out / "run.json", {"schema": SCHEMA, "run": to_plain(run), "name": name, **about, **made})
+    events = fit(
+        state,
+        loader,
+        objective=run.objective,
+        weights=run.weights,
+        settings=run.training,
+        runtime=run.runtime,
+        seed=run.seed,
+        tracked=_tracked(run, splits),
+    )
+    yield from _keep(_under_threads(events, run.runtime), state, run, out, about)
+
+
+def _tracked(run: Run, splits: Splits) -> dict[str, Images]:
+    """Return the sets whose accuracy is logged."""
+    if not run.training.track:
+        return {}
+    tracked = {"train": splits.train, "validation": splits.validation}
+    return tracked | ({"test": splits.test} if run.training.track_test else {})
+
+
+def _under_threads(events: Iterator[Step | Epoch], runtime: Runtime) -> Iterator[Step | Epoch]:
+    """Compute every event under the runtime's threads; between events the caller has its own."""
+    while True:
+        with threads(runtime):
+            event = next(events, None)
+        if event is None:
+            return
+        yield event
 
 
 def _claim(run: Run, out: Path) -> Plain:
@@ -148,12 +167,20 @@ def _keep(events: Iterator[Step | Epoch], state: State, run: Run, out: Path, abo
         names += [f"epoch-{entry.epoch:04d}"] if every and entry.epoch % every == 0 else []
         for checkpoint in names:
             note = {"selected": "on test, as the papers do"} if checkpoint == "best_on_test" else {}
+            _forget(out / "results", checkpoint)
             save_weights(state.kept, folder / f"{checkpoint}.safetensors", metadata | note)
         log = TrainingLog(epochs=(*log.epochs, entry))
         write_log(out / "log.jsonl", log)
         save_state(state, folder / "resume.safetensors")
         saved = time.monotonic()
         yield event
+
+
+def _forget(results: Path, checkpoint: str) -> None:
+    """Remove the results of a checkpoint that is about to be replaced: they are not those of the new weights."""
+    for path in results.glob("*") if results.is_dir() else ():
+        if re.match(rf"[^-]+-{checkpoint}[-.]", path.name):
+            path.unlink()
 
 
 def _log_up_to(path: Path, epochs: int) -> TrainingLog:

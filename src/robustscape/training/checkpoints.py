@@ -84,9 +84,13 @@ def load_state(state: State, path: Path) -> None:
     parameters = dict(state.model.named_parameters())
     for stored, value in _under(tensors, "optimizer.").items():
         key, _, name = stored.partition(".")
+        if name not in parameters:
+            raise BadInput(f"the saved state {path} is of another architecture: it knows a parameter {name!r}")
         known: dict[str, Any] = state.optimizer.state[parameters[name]]
         # Adam counts its steps on the CPU; all else lives where and as the parameter does.
         known[key] = value if key == "step" else torch.empty_like(parameters[name]).copy_(value)
+    if missing := [name for name in _NUMBERS if name not in metadata]:
+        raise BadInput(f"the saved state {path} was altered: it lacks {', '.join(missing)}; remove it to start afresh")
     for name in _NUMBERS:
         setattr(state, name, metadata[name])
 

@@ -127,6 +127,8 @@ def step(how: Method, optimizer: torch.optim.Optimizer, batch: Batch, done: int,
         loss = BatchLoss(how, batch, x_adv, attack, rng)
         v = how.weights(model, loss, rng=Streams(seed=seed, tags=("weights", done)))
         x_adv = loss.x_adv
+        if v and not math.isfinite(float(norm(v))):
+            raise Diverged("the weight perturbation became NaN: the gradient that it follows is not finite")
     model.train()
     optimizer.zero_grad(set_to_none=True)
     with shifted(model, v) if v else nullcontext():
