@@ -37,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0; 1 for a training that diverged; 2 for what a user can get wrong, said in one sentence on
-        stderr; 130 for an interruption, 141 where the reader of the output went away. tyro itself exits with 0 after --help and with 2 after arguments that
-        cannot be parsed.
+        stderr; 130 for an interruption; 141 where the reader of the output went away. tyro itself exits with 0
+        after --help and with 2 after arguments that cannot be parsed.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
