@@ -2,13 +2,15 @@
 
 import copy
 import random
+import typing
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from robustscape.config import ROOMS, members, named, presets
+from robustscape.config import ROOMS, hints, members, named, presets
 from robustscape.types import Batch
 
 ARGUMENTS = {
@@ -34,6 +36,17 @@ def _params(protocol):
         value = named(protocol, name)
         from_files = {"path", "data_dir"} & set(vars(value))
         yield pytest.param(value, id=name, marks=[pytest.mark.slow] if from_files else [])
+        if protocol == "Attack" and "." not in name:
+            yield from (pytest.param(other, id=f"{name}-{change}") for change, other in _variants(value))
+
+
+def _variants(value):
+    """The component with every other choice of its closed fields, each with two restarts where it has restarts."""
+    more = {"restarts": 2} if hasattr(value, "restarts") else {}
+    for field, kind in hints(type(value)).items():
+        for choice in typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ():
+            if choice != getattr(value, field) or more:
+                yield f"{field}={choice}", replace(value, **{field: choice}, **more)
 
 
 def pytest_generate_tests(metafunc):

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from robustscape.config import from_plain, to_plain
 from robustscape.runtime import Runtime, fast
-from robustscape.types import Architecture
+from robustscape.types import Architecture, BadInput
 
 IMAGES = [(1, 8, 8), (3, 13, 10), (2, 32, 32)]
 
@@ -80,3 +81,25 @@ def test_contract_fast_view_is_the_model(small, precision, accuracy, trace):
     assert not torch.equal(moved, found)
     wanted = model(x).detach()
     assert float((moved - wanted).abs().max()) <= accuracy * float(wanted.abs().max())
+
+
+def test_contract_normalises_inside_and_keeps_it_out_of_the_state_dict(small):
+    constants = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 1.0, 2.0]}
+    plain = small.build(image=(3, 9, 12), classes=4, seed=0).eval()
+    inside = from_plain(to_plain(small) | constants).build(image=(3, 9, 12), classes=4, seed=0).eval()
+    mean, std = (torch.tensor(constants[name]).view(3, 1, 1) for name in ("mean", "std"))
+    x = _images((3, 9, 12))
+    torch.testing.assert_close(inside(x), plain((x - mean) / std))
+    assert set(inside.state_dict()) == set(plain.state_dict())
+
+
+@pytest.mark.parametrize(("image", "classes"), [((1, 8), 3), ((0, 8, 8), 3), ((1, 8, 8), 1)])
+def test_contract_refuses_shapes_that_cannot_be_meant(small, image, classes):
+    with pytest.raises(BadInput, match=r"shape|classes"):
+        small.build(image=image, classes=classes, seed=0)
+
+
+def test_contract_refuses_constants_of_another_number_of_channels(small):
+    coloured = from_plain(to_plain(small) | {"mean": [0.1, 0.2, 0.3], "std": [1.0, 1.0, 1.0]})
+    with pytest.raises(BadInput, match="3 numbers, but the images have 1"):
+        coloured.build(image=(1, 8, 8), classes=3, seed=0)
