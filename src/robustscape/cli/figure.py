@@ -1,9 +1,10 @@
-"""Draw the figures of runs as PDF files, ready for a paper: `robustscape figure RUN...`."""
+"""Draw the figures of runs, ready for a paper: `robustscape figure RUN...`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from robustscape.cli.arguments import parse
 from robustscape.cli.display import out
@@ -17,9 +18,11 @@ class Figure:
 
     Attributes:
         out: Directory for one set of figures that compares all runs; by default each run's own figures/.
+        form: Kind of file.
     """
 
     out: Path | None = None
+    form: Literal["pdf", "png", "svg"] = "pdf"
 
 
 def main(arguments: list[str]) -> None:
@@ -33,10 +36,15 @@ def main(arguments: list[str]) -> None:
         raise BadInput("figure needs runs first: robustscape figure RUN...")
     description = f"{(__doc__ or '').partition(':')[0]}. Made from saved results alone."
     options = parse(Figure(), rest, program="robustscape figure RUN...", description=description)
+    paths = [Path(word) for word in words]
+    for path in _drawn(paths, options):
+        out(str(path))
+
+
+def _drawn(paths: list[Path], options: Figure) -> list[Path]:
     from robustscape.figures.all import draw
     from robustscape.runs import read_runs
 
-    paths = [Path(word) for word in words]
-    made = draw(paths, options.out) if options.out else [f for run in read_runs(paths) for f in draw(run.path)]
-    for path in made:
-        out(str(path))
+    if options.out is not None:
+        return draw(paths, options.out, form=options.form)
+    return [file for run in read_runs(paths) for file in draw(run.path, form=options.form)]

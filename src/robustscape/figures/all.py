@@ -1,10 +1,10 @@
-"""Every figure that a run's results can give, as PDF files."""
+"""Every figure that a run's results can give, as files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from robustscape.display import threat_words
 from robustscape.figures import flatness, histograms, images, slices, training_curves
@@ -12,15 +12,19 @@ from robustscape.figures.style import caption, figure, legend, save, styled
 from robustscape.runs import RunFolder, checkpoints, grouped, logs, read_runs
 from robustscape.types import BadInput
 
+Form: TypeAlias = Literal["pdf", "png", "svg"]
+"""Kinds of file: vector graphics for papers and the web, and pixels at 200 to the inch."""
 
-def draw(run: Path | Sequence[Path], out: Path | None = None) -> list[Path]:
-    """Draw every figure that there are results for, ready for a paper: vector graphics, Type 42 fonts.
+
+def draw(run: Path | Sequence[Path], out: Path | None = None, *, form: Form = "pdf") -> list[Path]:
+    """Draw every figure that there are results for, ready for a paper: as PDF vector graphics with Type 42 fonts.
 
     Several runs are drawn into the same figures, grouped by seed. The same results give the same bytes.
 
     Args:
         run: A run directory (or one of them), or several.
-        out: Directory for the PDF files; by default ``figures`` in the run directory.
+        out: Directory for the files; by default ``figures`` in the run directory.
+        form: Kind of file.
 
     Returns:
         The files written: training-curves, and for each checkpoint slices, flatness, histograms and, for
@@ -35,14 +39,15 @@ def draw(run: Path | Sequence[Path], out: Path | None = None) -> list[Path]:
         raise BadInput("several runs in one figure need a directory to write to: --out")
     out = paths[0] / "figures" if out is None else out
     with styled():
-        made = [*_curves(folders, out), *_slices(folders, out), *_flatness(folders, out)]
-        made += [*_histograms(folders, out), *_images(folders, out)]
+        made = [
+            path for part in (_curves, _slices, _flatness, _histograms, _images) for path in part(folders, out, form)
+        ]
     if not made:
         raise BadInput(f"{paths[0]} holds nothing to draw yet: neither a training log nor results")
     return made
 
 
-def _curves(folders: Sequence[RunFolder], out: Path) -> list[Path]:
+def _curves(folders: Sequence[RunFolder], out: Path, form: Form) -> list[Path]:
     found = logs(folders)
     if not any(found.values()):
         return []
@@ -54,14 +59,14 @@ def _curves(folders: Sequence[RunFolder], out: Path) -> list[Path]:
         f"{name}: n = {of.n:,}" for group in found.values() for log in group for name, of in _last_tracked(log).items()
     }
     caption(made, f"Accuracy at the end of each epoch, {'; '.join(sorted(tracked))}. {_seeds(found)}")
-    return [save(made, out / "training-curves.pdf")]
+    return [save(made, out / f"training-curves.{form}")]
 
 
 def _last_tracked(log: Any) -> Mapping[str, Any]:
     return next((entry.tracked for entry in reversed(log.epochs) if entry.tracked), {})
 
 
-def _slices(folders: Sequence[RunFolder], out: Path) -> list[Path]:
+def _slices(folders: Sequence[RunFolder], out: Path, form: Form) -> list[Path]:
     paths = []
     for checkpoint in checkpoints(folders, "slices"):
         found = grouped(folders, f"slices-{checkpoint}")
@@ -76,11 +81,11 @@ def _slices(folders: Sequence[RunFolder], out: Path) -> list[Path]:
             f"Checkpoint {checkpoint}; {directions} directions a run, mean and one standard deviation; adversarial "
             f"examples retaken at every position: {one.attack}; {one.split}, n = {one.n:,}. {_seeds(found)}",
         )
-        paths.append(save(made, out / f"slices-{checkpoint}.pdf"))
+        paths.append(save(made, out / f"slices-{checkpoint}.{form}"))
     return paths
 
 
-def _flatness(folders: Sequence[RunFolder], out: Path) -> list[Path]:
+def _flatness(folders: Sequence[RunFolder], out: Path, form: Form) -> list[Path]:
     paths = []
     for checkpoint in checkpoints(folders, "flatness"):
         found = grouped(folders, f"flatness-{checkpoint}", f"evaluation-{checkpoint}-test")
@@ -96,11 +101,11 @@ def _flatness(folders: Sequence[RunFolder], out: Path) -> list[Path]:
             f"{evaluation.attack}, {evaluation.split}, n = {evaluation.robust_error.n:,}; 95 % intervals. "
             f"{_seeds(found)}",
         )
-        paths.append(save(made, out / f"flatness-{checkpoint}.pdf"))
+        paths.append(save(made, out / f"flatness-{checkpoint}.{form}"))
     return paths
 
 
-def _histograms(folders: Sequence[RunFolder], out: Path) -> list[Path]:
+def _histograms(folders: Sequence[RunFolder], out: Path, form: Form) -> list[Path]:
     paths = []
     for checkpoint in checkpoints(folders, "histograms"):
         found = grouped(folders, f"histograms-{checkpoint}")
@@ -113,11 +118,11 @@ def _histograms(folders: Sequence[RunFolder], out: Path) -> list[Path]:
         for ax in axes[len(names) :]:
             ax.set_visible(False)
         caption(made, f"Checkpoint {checkpoint}; biases and normalisation parameters left out. {_seeds(found)}")
-        paths.append(save(made, out / f"histograms-{checkpoint}.pdf"))
+        paths.append(save(made, out / f"histograms-{checkpoint}.{form}"))
     return paths
 
 
-def _images(folders: Sequence[RunFolder], out: Path) -> list[Path]:
+def _images(folders: Sequence[RunFolder], out: Path, form: Form) -> list[Path]:
     paths = []
     for checkpoint in checkpoints(folders, "images"):
         having = [folder for folder in folders if f"images-{checkpoint}" in folder.results]
@@ -128,7 +133,7 @@ def _images(folders: Sequence[RunFolder], out: Path) -> list[Path]:
             text = f"{folder.label}, seed {folder.seed}, checkpoint {checkpoint}; "
             caption(made, f"{text}{threat_words(result.norm, result.eps)}, {result.attack}. ✗: not the true class.")
             which = "" if len(having) == 1 else f"-{folder.path.resolve().name}"
-            paths.append(save(made, out / f"images-{checkpoint}{which}.pdf"))
+            paths.append(save(made, out / f"images-{checkpoint}{which}.{form}"))
     return paths
 
 

@@ -44,6 +44,7 @@ _RC: Any = {
     "legend.fontsize": 7,
     "figure.facecolor": "white",
     "pdf.fonttype": 42,  # TrueType, as most venues ask for
+    "svg.hashsalt": "robustscape",  # the same names of parts in every file
 }
 
 
@@ -102,7 +103,14 @@ def caption(made: Figure, text: str) -> None:
 
 
 def save(made: Figure, path: Path) -> Path:
-    """Write a figure as PDF, whole or not at all; the same figure gives the same bytes. Returns the path."""
+    """Write a figure, whole or not at all; the same figure gives the same bytes. Returns the path.
+
+    Args:
+        made: The figure.
+        path: Where to; ends in .pdf, .svg or .png.
+    """
+    form = path.suffix.removeprefix(".")
+    dated = {"pdf": "CreationDate", "svg": "Date", "png": "Creation Time"}
     with written(path) as file:
-        made.savefig(file, format="pdf", metadata={"CreationDate": None})
+        made.savefig(file, format=form, dpi=200, metadata={dated[form]: None})
     return path

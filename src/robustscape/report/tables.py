@@ -1,4 +1,4 @@
-"""Tables of results, for the terminal, CSV and LaTeX."""
+"""Tables of results, for the terminal, CSV, LaTeX and Markdown."""
 
 from __future__ import annotations
 
@@ -236,6 +236,17 @@ def _csv_cells(cell: Cell, extras: Sequence[str]) -> list[str]:
         return [cell or "", *("" for _ in extras)]
     values = [cell.value, *(getattr(cell, extra) for extra in extras)]
     return ["" if value is None else f"{value:.10g}" for value in values]
+
+
+def to_markdown(table: Table) -> str:
+    """Return the table as Markdown; a number's interval stands behind it."""
+    right = [any(isinstance(row[place], Quantity) for row in table.rows) for place in range(len(table.columns))]
+    lines = [[column.title() for column in table.columns], ["---:" if r else "---" for r in right]]
+    lines += [
+        [" ".join(to_words(cell, column).split()) for cell, column in zip(row, table.columns, strict=True)]
+        for row in table.rows
+    ]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
