@@ -22,7 +22,7 @@ from pathlib import Path
 from robustscape.results import commit, processor, versions
 
 COMMAND = [
-    *(sys.executable, "-m", "robustscape.cli", "train", "digits_at_awp"),
+    *(sys.executable, "-m", "robustscape", "train", "digits_at_awp"),
     *("--training.epochs", "40", "--objective.attack.steps", "3"),
     *("--training.checkpoint-seconds", "0.2", "--training.ema", "0.99", "--out"),
 ]

@@ -63,3 +63,14 @@ def test_contract_cautions(fake, tmp_path):
     for part in ("different threat models", "different attacks", "same images", "selected on test", "as published",
                  "different ways"):  # fmt: skip
         assert part in text
+
+
+def test_contract_a_gap_or_flatness_inside_the_others_interval_decides_nothing(fake, tmp_path):
+    paths = [
+        fake.run(tmp_path / "a", name="a", robust=0.08, gap=0.020, rise=0.20),
+        fake.run(tmp_path / "b", name="b", robust=0.12, gap=0.021, rise=0.20, weights=fake.AWP),
+    ]
+    assert verdict(read_runs(paths)) == (
+        "a has the lowest robust error at the end of training, 8.0 %; what was measured of gap and flatness does not "
+        "tell the methods apart."
+    )

@@ -106,13 +106,14 @@ def _ranked(
     close = not apart(evaluations[leader], evaluations[second])
     text = f"{leader} has the lowest robust error at the end of training, {robust[leader].value:.1f} %"
     text += f" (not clearly below {second}, {robust[second].value:.1f} %)" if close else ""
-    agreeing, others = [], []
+    agreeing, others, compared = [], [], False
     near = {label for label, error in robust.items() if error.value <= 2 * robust[leader].value}
     gaps = {label: found for label, found in _gaps(folders).items() if label in near}
     for what, found in (("smallest gap to training", gaps), ("flattest loss", _flatnesses(folders))):
         found = {label: value for label, value in found.items() if label in robust}
-        if leader in found and len(found) > 1:
-            best = min(found, key=lambda label: found[label].value)
+        best = min(found, key=lambda label: found[label].value, default=leader)
+        compared = compared or (leader in found and len(found) > 1)
+        if leader in found and len(found) > 1 and _clearly(best, found):
             (agreeing if best == leader else others).append(what if best == leader else f"{best} has the {what}")
     if agreeing:
         text += f", {'and' if not others else 'with'} the {' and the '.join(agreeing)}"
@@ -120,7 +121,15 @@ def _ranked(
         return f"{text}, but {' and '.join(others)}."
     if agreeing:
         return f"{text}: the one to expect to stay robust{', if narrowly' if close else ''}."
+    if compared:
+        return f"{text}; what was measured of gap and flatness does not tell the methods apart."
     return f"{text}; gap and flatness would say whether it will stay so."
+
+
+def _clearly(best: str, found: Mapping[str, Quantity]) -> bool:
+    """Return whether the smallest value lies below the interval, or the spread over seeds, of every other."""
+    others = [value for label, value in found.items() if label != best]
+    return all(found[best].value < (v.value - (v.spread or 0) if v.low is None else v.low) for v in others)
 
 
 def _gaps(folders: Sequence[RunFolder]) -> dict[str, Quantity]:
