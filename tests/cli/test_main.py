@@ -322,3 +322,21 @@ def test_contract_importing_robustscape_costs_little_beside_torch():
     seconds, *heavy = done.stdout.split()
     assert float(seconds) < 0.3  # seconds: what the issue allows
     assert heavy == []
+
+
+def test_contract_a_model_that_gives_nan_under_attack_is_bad_input(capsys, tmp_path, monkeypatch):
+    (tmp_path / "sick_nets.py").write_text(
+        "import torch\n"
+        "class Sick(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.linear = torch.nn.Linear(64, 10)\n"
+        "    def forward(self, x):\n"
+        "        changed = x[:, :, 0, 0] > 0.01  # the first pixel of every digit is black\n"
+        "        return self.linear(x.flatten(1)) * torch.where(changed, torch.nan, 1.0)\n"
+        "def net():\n"
+        "    return Sick()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert "NaN" in refused(capsys, "evaluate", "sick_nets:net", "--data", "digits", "--eps", "0.1", "--n", "20")
+    assert not list(tmp_path.rglob("*.json"))

@@ -36,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What stands after ``robustscape``; by default what the process was started with.
 
     Returns:
-        The exit code: 0; 1 for a training that diverged; 2 for what a user can get wrong, said in one sentence on
-        stderr; 130 for an interruption; 141 where the reader of the output went away. tyro itself exits with 0
-        after --help and with 2 after arguments that cannot be parsed.
+        The exit code: 0; 1 for a training that diverged; 2 for what a user can get wrong, a model that gives NaN
+        among it, said in one sentence on stderr; 130 for an interruption; 141 where the reader of the output went
+        away. tyro itself exits with 0 after --help and with 2 after arguments that cannot be parsed.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadInput as error:
         return _say(str(error), 2)
     except Diverged as error:
-        return _say(str(error), 1)
+        return _say(str(error), 1 if words[:1] == ["train"] else 2)
     except KeyboardInterrupt:
         return _say("interrupted; the same command goes on from here", 130)
     except BrokenPipeError:  # whoever read the output, such as head, has enough
