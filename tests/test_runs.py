@@ -81,7 +81,7 @@ def test_contract_checkpoints_are_in_order_and_missing_results_leave_their_place
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("[]", "needs a name and a run"),
+        ("[]", "it needs run, name"),
         ("{", "not JSON"),
         ('{"schema": 9, "run": {}, "name": "x"}', "newer robustscape"),
     ],

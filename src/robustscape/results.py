@@ -75,6 +75,25 @@ def read_json(path: Path) -> Plain:
         raise BadInput(f"{path} is not JSON, or was cut short: {error}") from None
 
 
+def read_run(folder: Path) -> dict[str, Plain]:
+    """Read a run directory's ``run.json``: its "run" as plain data, "name", "image", "classes", "provenance".
+
+    Raises:
+        BadInput: there is none, it is another program's, or a newer robustscape's.
+    """
+    path = folder / "run.json"
+    document = read_json(path)
+    document = document if isinstance(document, dict) else {}
+    if document.get("schema", 0) > SCHEMA:
+        raise BadInput(
+            f"{path} was written by a newer robustscape (schema {document['schema']}, this one reads {SCHEMA})"
+        )
+    needed = {"run": dict, "name": str, "image": list, "classes": list, "provenance": dict}
+    if not all(isinstance(document.get(name), kind) for name, kind in needed.items()):
+        raise BadInput(f"{path} is not the run.json of robustscape: it needs {', '.join(needed)}")
+    return document
+
+
 def save(result: Any, path: Path) -> Path:
     """Write a Result to ``path`` (ending in .json), its large arrays to an .npz beside it. Returns the path."""
     arrays = {

@@ -12,7 +12,7 @@ from robustscape.evaluation.result import AdversarialImages, Evaluation
 from robustscape.landscape.flatness import FlatnessResult
 from robustscape.landscape.histograms import WeightResult
 from robustscape.landscape.slices import SliceResult
-from robustscape.results import SCHEMA, load, read_json
+from robustscape.results import load, read_run
 from robustscape.training.log import TrainingLog, read_log
 from robustscape.types import BadInput, Plain
 
@@ -152,15 +152,9 @@ def _folders_in(path: Path) -> list[Path]:
 
 
 def _head(folder: Path) -> dict[str, Any]:
-    file = folder / "run.json"
-    if not file.is_file():
+    if not (folder / "run.json").is_file():
         return {"name": folder.resolve().name, "run": {}}
-    head = read_json(file)
-    if not isinstance(head, dict) or not isinstance(head.get("run"), dict) or not isinstance(head.get("name"), str):
-        raise BadInput(f"{file} is not the run.json of robustscape: it needs a name and a run")
-    if head.get("schema", 0) > SCHEMA:
-        raise BadInput(f"{file} was written by a newer robustscape (schema {head['schema']}, this one reads {SCHEMA})")
-    return head
+    return read_run(folder)
 
 
 def _key(folder: Path, head: Mapping[str, Any]) -> str:

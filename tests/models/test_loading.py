@@ -36,7 +36,7 @@ def run(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     about = {"run": {"model": to_plain(LENET)}, "image": list(IMAGE), "classes": NAMES}
-    (folder / "run.json").write_text(json.dumps(about))
+    (folder / "run.json").write_text(json.dumps({"name": "mine", "provenance": {}, **about}))
     header = {"architecture": to_plain(LENET), "image": list(IMAGE), "classes": NAMES, "epoch": 1}
     for name, seed in (("best", 1), ("last", 2)):
         save_weights(make(seed=seed), folder / "checkpoints" / f"{name}.safetensors", header)

@@ -10,7 +10,7 @@ from torch import nn
 
 from robustscape.config import from_plain, to_plain
 from robustscape.recipes.run import Run
-from robustscape.results import read_json
+from robustscape.results import read_run
 from robustscape.runtime import Runtime
 from robustscape.types import Architecture, BadInput, DataSource, Images, Splits, Subject
 
@@ -74,10 +74,7 @@ def _slug(word: str) -> str:
 
 def _run(folder: Path) -> Run:
     """Return the run of a directory, on this machine: the runtime it was trained with does not matter here."""
-    document = read_json(folder / "run.json")
-    if not isinstance(document, dict) or not isinstance(document.get("run"), dict):
-        raise BadInput(f"{folder / 'run.json'} does not describe a run")
-    run = from_plain({**document["run"], "runtime": to_plain(Runtime())})
+    run = from_plain({**read_run(folder)["run"], "runtime": to_plain(Runtime())})
     if not isinstance(run, Run):
         raise BadInput(f"{folder / 'run.json'} describes a {type(run).__name__}, not a run")
     return run

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from robustscape.config import from_plain, nearest
 from robustscape.models._foreign import from_function, from_timm
 from robustscape.models.normalise import Channels, Normalise, check_constants, normalise
-from robustscape.results import read_json
+from robustscape.results import read_run
 from robustscape.types import Architecture, BadInput, Plain
 
 _FORMS = (
@@ -161,7 +161,7 @@ def _known_run(folder: Path, checkpoint: str) -> _Known:
         there = sorted({path.stem for path in weights.parent.glob("*.safetensors")} - {"resume"})
         kept = f"; there are: {', '.join(there)}" if there else " yet"
         raise BadInput(f"{folder} has no checkpoint {checkpoint!r}{nearest(checkpoint, there)}{kept}")
-    return _read(read_json(settings), weights, said_in=settings)
+    return _read(read_run(folder), weights, said_in=settings)
 
 
 def _read(plain: Plain, weights: Path, *, said_in: Path) -> _Known:

@@ -14,7 +14,7 @@ from robustscape.config import from_plain, to_plain
 from robustscape.data.batches import Loader
 from robustscape.data.splits import on_device
 from robustscape.recipes.run import Run
-from robustscape.results import SCHEMA, device_name, provenance, read_json, versions, write_json
+from robustscape.results import SCHEMA, device_name, provenance, read_run, versions, write_json
 from robustscape.runtime import Runtime, place, threads
 from robustscape.training.checkpoints import load_state, save_state, save_weights
 from robustscape.training.log import TrainingLog, read_log, write_log
@@ -97,9 +97,7 @@ def _claim(run: Run, out: Path) -> Plain:
         if out.exists() and any(not _is_leftover(item) for item in out.iterdir()):
             raise BadInput(f"{out} is not empty and holds no run; did you mean another --out?")
         return None
-    document = read_json(path)
-    if not isinstance(document, dict) or not {"run", "provenance"} <= set(document):
-        raise BadInput(f"{path} is not the run.json of robustscape; did you mean another --out?")
+    document = read_run(out)
     held, wanted = to_plain(from_plain(document["run"])), to_plain(run)
     if held != wanted:
         raise BadInput(
