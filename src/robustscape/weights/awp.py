@@ -66,9 +66,9 @@ class AWP:
         radius = {name: self.gamma * length for name, length in layer_norms(w).items()}
         v = {name: torch.zeros_like(value) for name, value in w.items()}
         for alternation in range(self.alternations):
-            for _ in range(self.steps):
+            for step in range(self.steps):
                 with shifted(model, v):
-                    if alternation and _ == 0:
+                    if alternation and step == 0:
                         loss.refresh()
                     slope = loss.gradient(list(v))
                 v = self._ascend(v, slope, radius)
