@@ -201,6 +201,6 @@ def fast(model: nn.Module, runtime: Runtime | None = None) -> FastView | PlainVi
         model: Any model of pixels in [0, 1] to logits, in any mode; a float64 one is used as it is.
         runtime: How to use the machine; by default the fastest arithmetic that is known to be right.
     """
-    if any(value.dtype == torch.float64 for value in (*model.parameters(), *model.buffers())):
+    if any(value.dtype == torch.float64 for value in model.parameters()):
         return PlainView(model)
     return FastView(model, runtime or Runtime())

@@ -89,3 +89,12 @@ def test_contract_a_loss_that_is_not_finite_stops():
         model[1].weight[0, 0] = torch.inf
     with pytest.raises(Diverged, match="not finite"):
         judge(model, X, Y)
+
+
+def test_contract_a_float64_buffer_does_not_make_a_float32_model_a_float64_one():
+    model = linear()
+    model.register_buffer("seen", torch.zeros(1, dtype=torch.float64))
+    made = subject(model, X, torch.zeros(len(X), dtype=torch.int64))
+    assert made.x.dtype == torch.float32
+    with made.view as searched:
+        assert searched(made.x).dtype == torch.float32

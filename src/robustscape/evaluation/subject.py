@@ -67,7 +67,9 @@ def subject(
     runtime = replace(runtime or Runtime(), device=str(device))
     images, labels = torch.as_tensor(x), torch.as_tensor(y)
     check_images(images, labels, len(classes) or (max(int(labels.max()), 0) + 1 if labels.numel() else 1))
-    images = images.to(device, torch.float64 if torch.float64 in dtypes else torch.float32).clamp(0, 1)
+    images = images.to(
+        device, torch.float64 if any(p.dtype == torch.float64 for p in model.parameters()) else torch.float32
+    ).clamp(0, 1)
     outputs = _outputs(model, images[:_LOOK], len(classes) or None)
     if int(labels.max()) >= outputs:
         raise BadInput(f"labels go up to {int(labels.max())}, but the model has {outputs} outputs")
