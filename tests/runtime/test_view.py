@@ -8,8 +8,7 @@ from torch import nn
 
 from robustscape.attacks.pgd import PGD
 from robustscape.modes import evaluating
-from robustscape.runtime import TRUTH, Lowered, Runtime, fast, threads
-from robustscape.types import BadInput
+from robustscape.runtime import TRUTH, Lowered, Runtime, fast
 from robustscape.weights.space import gaussian, select, shifted
 
 
@@ -95,28 +94,3 @@ def test_contract_entering_twice_is_an_error():
     view = fast(_net(), TRUTH)
     with view, pytest.raises(AssertionError, match="entered already"), view:
         pass
-
-
-@pytest.mark.parametrize(
-    ("settings", "hint"),
-    [
-        (dict(device="gpu"), "did you mean cpu or cuda"),
-        (dict(threads=-1), "at least 0"),
-    ],
-)
-def test_contract_what_the_machine_lacks_is_refused(settings, hint):
-    with pytest.raises(BadInput, match=hint):
-        Runtime(**settings)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-def test_contract_cuda_where_there_is_none_is_refused():
-    with pytest.raises(BadInput, match="sees no CUDA device"):
-        Runtime(device="cuda")
-
-
-def test_contract_threads_are_given_back():
-    before = torch.get_num_threads()
-    with threads(Runtime(threads=1)):
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == before

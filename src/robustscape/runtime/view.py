@@ -1,102 +1,16 @@
-"""Hardware: device, precision, memory format, compilation and threads are decided here and nowhere else.
-
-Searches (attacks) run on the *fast view* of a model, a derived copy in the fastest arithmetic that the
-machine has; what they find is judged by the model itself in float32.
-"""
+"""The fast view of a model: the same function of the same weights in the fastest arithmetic of the machine."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from robustscape.types import BadInput
+from robustscape.runtime.rewriting import Refresh, rewritten
+from robustscape.runtime.settings import Runtime, channels_last
 
 _LOW = (nn.Conv2d, nn.Linear)  # modules that autocast runs in low precision, so their copies hold it
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Return whether the device multiplies bfloat16 faster than float32 (AMX or AVX512-BF16; Ampere on)."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8
-    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Runtime:
-    """How to use the machine.
-
-    Attributes:
-        device: "auto" (CUDA where there is one), or a device such as "cpu" or "cuda:1".
-        precision: Arithmetic of attacks and training: "auto" (bfloat16 where the device multiplies it
-            faster), "float32" or "bfloat16". Losses, weights and what is published stay float32.
-        compile: Compile the fast view with ``torch.compile``: pays on wide networks and many steps.
-        threads: CPU threads, 0 for torch's own choice.
-    """
-
-    device: str = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    compile: bool = False
-    threads: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse what this machine does not have."""
-        try:
-            device = self.torch_device()
-        except RuntimeError:
-            raise BadInput(f"device {self.device!r} is not one that torch knows; did you mean cpu or cuda?") from None
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise BadInput(f"device {self.device!r} was asked for, but torch sees no CUDA device; did you mean cpu?")
-        if self.threads < 0:
-            raise BadInput(f"threads must be at least 0, not {self.threads}")
-
-    def torch_device(self) -> torch.device:
-        """Return the device."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self.device)
-
-    def dtype(self) -> torch.dtype:
-        """Return the type that matrix products of searches and training run in."""
-        if self.precision == "auto":
-            return torch.bfloat16 if has_fast_bfloat16(self.torch_device()) else torch.float32
-        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
-
-    def words(self) -> str:
-        """Return the precision in words, as provenance carries it."""
-        low = str(self.dtype()).removeprefix("torch.")
-        return "float32" if low == "float32" else f"{low} search, float32 confirmation"
-
-
-TRUTH = Runtime(precision="float32")
-"""Plain float32: what confirms, and what a caller gets who asks for nothing."""
-
-
-def place(model: nn.Module, runtime: Runtime) -> nn.Module:
-    """Move the model to the device, convolution weights channels-last: in place. Returns it."""
-    return model.to(runtime.torch_device()).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-
-
-@contextmanager
-def threads(runtime: Runtime) -> Iterator[None]:
-    """Run the block with the asked number of CPU threads."""
-    before = torch.get_num_threads()
-    if runtime.threads:
-        torch.set_num_threads(runtime.threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """Return images in the memory format that convolutions are fastest in; other tensors as they are."""
-    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
 class Lowered(nn.Module):
@@ -133,6 +47,7 @@ class FastView:
         self.runtime = runtime
         self._view: nn.Module | None = None
         self._pairs: list[tuple[Tensor, Tensor]] = []
+        self._refreshes: list[Refresh] = []
         self._entered = False
 
     def __enter__(self) -> nn.Module:
@@ -143,6 +58,8 @@ class FastView:
         with torch.no_grad():
             for derived, source in self._pairs:
                 derived.copy_(source)
+            for refresh in self._refreshes:
+                refresh()
         self._entered = True
         return self._view
 
@@ -151,7 +68,7 @@ class FastView:
         self._entered = False
 
     def _derive(self) -> nn.Module:
-        """Make the copy: low-precision weights where the arithmetic is low, channels-last."""
+        """Make the copy: low-precision weights where the arithmetic is low, channels-last, fewer passes."""
         derived = copy.deepcopy(self.model).eval().requires_grad_(False)
         derived = derived.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         low = self.runtime.dtype()
@@ -162,9 +79,8 @@ class FastView:
         sources = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
         copies = dict(derived.named_parameters()) | dict(derived.named_buffers())
         self._pairs = [(copies[name], sources[name]) for name in copies]
-        if low == torch.float32 and not self.runtime.compile:
-            return derived
-        view = Lowered(derived, self.runtime) if low != torch.float32 else derived
+        derived, self._refreshes = rewritten(derived, self.model, fused=not self.runtime.compile)
+        view = derived if low == torch.float32 else Lowered(derived, self.runtime)
         if self.runtime.compile:
             view.compile(dynamic=False, fullgraph=False)
         return view

@@ -1,0 +1,92 @@
+"""How to use the machine: device, precision, memory format, compilation, threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustscape.types import BadInput
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Return whether the device multiplies bfloat16 faster than float32 (AMX or AVX512-BF16; Ampere on)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """How to use the machine.
+
+    Attributes:
+        device: "auto" (CUDA where there is one), or a device such as "cpu" or "cuda:1".
+        precision: Arithmetic of attacks and training: "auto" (bfloat16 where the device multiplies it
+            faster), "float32" or "bfloat16". Losses, weights and what is published stay float32.
+        compile: Compile the fast view with ``torch.compile``: pays on wide networks and many steps.
+        threads: CPU threads, 0 for torch's own choice.
+    """
+
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what this machine does not have."""
+        try:
+            device = self.torch_device()
+        except RuntimeError:
+            raise BadInput(f"device {self.device!r} is not one that torch knows; did you mean cpu or cuda?") from None
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise BadInput(f"device {self.device!r} was asked for, but torch sees no CUDA device; did you mean cpu?")
+        if self.threads < 0:
+            raise BadInput(f"threads must be at least 0, not {self.threads}")
+
+    def torch_device(self) -> torch.device:
+        """Return the device."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+    def dtype(self) -> torch.dtype:
+        """Return the type that matrix products of searches and training run in."""
+        if self.precision == "auto":
+            return torch.bfloat16 if has_fast_bfloat16(self.torch_device()) else torch.float32
+        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+
+    def words(self) -> str:
+        """Return the precision in words, as provenance carries it."""
+        low = str(self.dtype()).removeprefix("torch.")
+        return "float32" if low == "float32" else f"{low} search, float32 confirmation"
+
+
+TRUTH = Runtime(precision="float32")
+"""Plain float32: what confirms, and what a caller gets who asks for nothing."""
+
+
+def place(model: nn.Module, runtime: Runtime) -> nn.Module:
+    """Move the model to the device, convolution weights channels-last: in place. Returns it."""
+    return model.to(runtime.torch_device()).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+@contextmanager
+def threads(runtime: Runtime) -> Iterator[None]:
+    """Run the block with the asked number of CPU threads."""
+    before = torch.get_num_threads()
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Return images in the memory format that convolutions are fastest in; other tensors as they are."""
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
