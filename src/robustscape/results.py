@@ -29,7 +29,7 @@ import torch
 from robustscape.config import from_plain, to_plain
 from robustscape.types import BadInput, Plain, Provenance
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the files' form; a file of a newer one is refused with a sentence."""
 
 _LARGE = 1000
@@ -91,6 +91,9 @@ def read_run(folder: Path) -> dict[str, Plain]:
     needed = {"run": dict, "name": str, "image": list, "classes": list, "provenance": dict}
     if not all(isinstance(document.get(name), kind) for name, kind in needed.items()):
         raise BadInput(f"{path} is not the run.json of robustscape: it needs {', '.join(needed)}")
+    runtime = document["run"].get("runtime", {})
+    if isinstance(runtime.get("compile"), bool):  # schema 1
+        runtime["compile"] = "yes" if runtime["compile"] else "no"
     return document
 
 

@@ -21,8 +21,7 @@ def graphs(monkeypatch):
     """Counts the graphs compiled so far. What is compiled to does not matter, so no C++ compiler is needed."""
     from torch._dynamo.utils import counters
 
-    plain = functools.partialmethod(nn.Module.compile, backend="aot_eager")
-    monkeypatch.setattr(nn.Module, "compile", plain)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     torch._dynamo.reset()
     yield lambda: counters["stats"]["unique_graphs"]
     torch._dynamo.reset()
@@ -34,7 +33,7 @@ def graphs(monkeypatch):
 def test_contract_moved_weights_compile_nothing_anew(family, width, graphs):
     model = family(width=width).build(image=(1, 8, 8), classes=4, seed=0)
     x, y = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 4
-    view = fast(model, Runtime(device="cpu", precision="float32", compile=True))
+    view = fast(model, Runtime(device="cpu", precision="float32", compile="yes"))
     attack, found = PGD(steps=2), []
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     weights = select(model, "weights")

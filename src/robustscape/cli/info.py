@@ -18,7 +18,7 @@ class Info:
     """Options of ``info``.
 
     Attributes:
-        runtime: The machine as these options use it. With --compile the fast view of two small networks is
+        runtime: The machine as these options use it. With --compile yes the fast view of two small networks is
             compiled, and what is compiled anew when their weights move is counted: half a minute.
     """
 
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
     rows = {**versions(), "commit": commit() or "none: not in a source tree"}
     rows |= {"device": device_name(runtime.torch_device()), "precision": runtime.words(), "threads": _threads(runtime)}
     rows |= {"data folder": _data_folder(), "download cache": _cache()}
-    if runtime.compile:
+    if runtime.compile == "yes":
         rows |= {f"LeNet({width}) compiled": _compiled(runtime, width) for width in (4, 8)}
     width = max(map(len, rows))
     for name, value in rows.items():

@@ -28,14 +28,18 @@ class Runtime:
         device: "auto" (CUDA where there is one), or a device such as "cpu" or "cuda:1".
         precision: Arithmetic of attacks and training: "auto" (bfloat16 where the device multiplies it
             faster), "float32" or "bfloat16". Losses, weights and what is published stay float32.
-        compile: Compile the fast view with ``torch.compile``: pays on wide networks and many steps.
-        threads: CPU threads, 0 for torch's own choice.
+        compile: Compile what is run most with ``torch.compile``: "yes", "no", or "auto": where the expected work
+            is worth it and a trial shows that it is faster.
+        threads: CPU threads, 0 for what a trial shows to be fastest, or torch's own number without one.
+        memory_limit: GiB that one pass may take, 0 for most of what is free: larger batches are worked
+            through in parts.
     """
 
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    compile: bool = False
+    compile: Literal["auto", "yes", "no"] = "auto"
     threads: int = 0
+    memory_limit: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what this machine does not have."""
@@ -47,6 +51,8 @@ class Runtime:
             raise BadInput(f"device {self.device!r} was asked for, but torch sees no CUDA device; did you mean cpu?")
         if self.threads < 0:
             raise BadInput(f"threads must be at least 0, not {self.threads}")
+        if not 0 <= self.memory_limit < float("inf"):
+            raise BadInput(f"memory_limit must be at least 0 GiB, not {self.memory_limit:g}")
 
     def torch_device(self) -> torch.device:
         """Return the device."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +34,51 @@ class Lowered(nn.Module):
             return self.model(channels_last(x))
         with torch.autocast(self.kind, dtype=self.low, cache_enabled=False):
             return self.model(channels_last(x)).float()
+
+
+class Compiled(nn.Module):
+    """A module whose code is compiled for the shape that it is first given with gradients enabled.
+
+    Anything else (a ragged last batch, a forward without gradients) runs as it is, so that there is one graph
+    whatever is asked. What cannot be compiled runs as it is too, and one warning says why.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.shape: torch.Size | None = None
+        self.code: Callable[[Tensor], Tensor] = torch.compile(module, dynamic=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the module's output for x.
+
+        Raises:
+            RuntimeError: the code was compiled anew too often: something else than the weights changes.
+        """
+        if not torch.is_grad_enabled() or self.shape not in (None, x.shape):
+            return self.module(x)
+        first, self.shape = self.shape is None, x.shape
+        with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+            try:
+                return self.code(x)
+            except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+                raise RuntimeError(
+                    f"{type(self.module).__name__} is compiled anew at every call: {first_line(error)}"
+                ) from None
+            except Exception as error:
+                if not first:
+                    raise
+                reason = first_line(error)
+        # Outside the handler: if it is the model's own error, this raises it without the compiler's.
+        self.code = self.module
+        output = self.module(x)
+        warnings.warn(f"{type(self.module).__name__} does not compile and runs eagerly: {reason}", stacklevel=2)
+        return output
+
+
+def first_line(error: BaseException) -> str:
+    """Return what went wrong in a line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 class FastView:
@@ -79,11 +126,9 @@ class FastView:
         sources = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
         copies = dict(derived.named_parameters()) | dict(derived.named_buffers())
         self._pairs = [(copies[name], sources[name]) for name in copies]
-        derived, self._refreshes = rewritten(derived, self.model, fused=not self.runtime.compile)
+        derived, self._refreshes = rewritten(derived, self.model, fused=self.runtime.compile != "yes")
         view = derived if low == torch.float32 else Lowered(derived, self.runtime)
-        if self.runtime.compile:
-            view.compile(dynamic=False, fullgraph=False)
-        return view
+        return Compiled(view) if self.runtime.compile == "yes" else view
 
 
 class PlainView:
