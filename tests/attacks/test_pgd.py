@@ -108,6 +108,35 @@ def test_contract_misclassified_does_not_depend_on_the_company():
         assert torch.equal(attack(model, x[alone], y[alone], rng=rng.of(alone))[0], together[k])
 
 
+class _Sizes(nn.Module):
+    """Fooled where the first pixel is large; notes the batches that it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def forward(self, x):
+        self.sizes.append(len(x))
+        first = x.flatten(1)[:, 0]
+        return torch.stack([0 * first, first - 0.75], dim=1)
+
+
+@pytest.mark.parametrize("steps", [1, 9])
+def test_contract_misclassified_examples_leave_the_batch(steps):
+    x = torch.full((16, 1, 2, 2), 0.1)
+    x[:13] = 0.9
+    y = torch.zeros(16, dtype=torch.int64)
+    common = dict(threat=ThreatModel(eps=0.1), steps=steps, step_size=0.01, start="none", restarts=2)
+    model = _Sizes()
+    x_adv = PGD(**common, result="misclassified")(model, x, y)
+    assert model.sizes == ([16, 4, 4, 4] if steps == 1 else [16, *[4] * 19])
+    assert torch.equal(x_adv[:13], x[:13])  # misclassified as they are
+    assert torch.allclose(x_adv[13:, 0, 0, 0], torch.tensor(0.1 + 0.01 * steps))
+    model = _Sizes()
+    PGD(**common, result="misclassified")(model, x[:13], y[:13])
+    assert model.sizes == [13]
+
+
 def test_contract_restarts_never_lower_the_loss():
     model, (x, y) = _linear(3), _data()
     for result in ("last", "best_loss"):

@@ -16,6 +16,8 @@ from robustscape.modes import evaluating
 from robustscape.streams import Streams, numbered
 from robustscape.types import BadInput
 
+_LOOK_EVERY = 4  # steps between two looks at which examples are fooled: each waits for the device
+
 
 @dataclass(frozen=True, kw_only=True)
 class PGD:
@@ -34,7 +36,7 @@ class PGD:
         restarts: Independent starts, at least 1.
         result: Which input is returned. "last": the last iterate; over restarts the one of largest loss.
             "best_loss": the iterate of largest loss, the start included. "misclassified": the first misclassified
-            iterate where one was met, else the one of largest loss; stops once all are misclassified.
+            iterate where one was met, else the one of largest loss; misclassified examples leave the batch.
         loss: What is raised: (model, x_adv, target) to a loss per example.
 
     Deviations:
@@ -105,23 +107,42 @@ class PGD:
         check(x, y)
         rng = rng or numbered(x, "pgd")
         kept, health = _Kept(x, self.result), Health(x)
+        rows = torch.arange(len(x), device=x.device)
         with evaluating(model):
             for restart in range(self.restarts):
-                x_adv = self._start(x, rng.tag(restart))
-                for _ in range(self.steps):
-                    loss, logits, slope = gradient(model, self.loss, x_adv, y)
+                part = kept.open(_Part(rows=rows, x=x, y=y, x_adv=self._start(x, rng.tag(restart))))
+                for step in range(self.steps):
+                    if not len(part.rows):
+                        break
+                    loss, logits, slope = gradient(model, self.loss, part.x_adv, part.y)
                     health.watch(loss, slope)
                     if self.result != "last":
-                        kept.offer(x_adv, loss, logits, labels(y))
-                    if self.result == "misclassified" and kept.all_wrong():
-                        return health.passed(kept.x_adv)
-                    x_adv = self.threat.project(x_adv + self._step() * self.threat.steepest(slope), x)
+                        kept.offer(part, loss, logits)
+                    moved = part.x_adv + self._step() * self.threat.steepest(slope)
+                    part = replace(part, x_adv=self.threat.project(moved, part.x))
+                    if step % _LOOK_EVERY == 0:
+                        part = kept.open(part)
                 if self.result == "last" and self.restarts == 1:
-                    return health.passed(x_adv)
-                loss, logits, _ = gradient(model, self.loss, x_adv, y, backward=False)
+                    return health.passed(part.x_adv)
+                if not len(part.rows):
+                    break
+                loss, logits, _ = gradient(model, self.loss, part.x_adv, part.y, backward=False)
                 health.watch(loss, loss)
-                kept.offer(x_adv, loss, logits, labels(y))
+                kept.offer(part, loss, logits)
         return health.passed(kept.x_adv)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Part:
+    """The examples that are still searched: their rows in the batch, and what belongs to them.
+
+    Rows may stand twice, so that batches have few shapes.
+    """
+
+    rows: Tensor
+    x: Tensor
+    y: Tensor
+    x_adv: Tensor
 
 
 class _Kept:
@@ -133,16 +154,28 @@ class _Kept:
         self.wrong = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self.prefer_wrong = result == "misclassified"
 
-    def offer(self, x_adv: Tensor, loss: Tensor, logits: Tensor, y: Tensor) -> None:
-        wrong = logits.argmax(dim=1) != y
-        better = loss > self.loss
+    def offer(self, part: _Part, loss: Tensor, logits: Tensor) -> None:
+        """Keep what is better."""
+        rows = slice(None) if len(part.rows) == len(self.loss) else part.rows
+        wrong = logits.argmax(dim=1) != labels(part.y)
+        better = loss > self.loss[rows]
         if self.prefer_wrong:
             # The first one stays: how long the search goes on is up to the other examples of the batch.
-            better = ~self.wrong & (wrong | better)
-        rows = better.view(-1, *[1] * (x_adv.ndim - 1))
-        self.x_adv = torch.where(rows, x_adv, self.x_adv)
-        self.loss = torch.where(better, loss, self.loss)
-        self.wrong = torch.where(better, wrong, self.wrong)
+            better = ~self.wrong[rows] & (wrong | better)
+        pixels = better.view(-1, *[1] * (part.x_adv.ndim - 1))
+        self.x_adv[rows] = torch.where(pixels, part.x_adv, self.x_adv[rows])
+        self.loss[rows] = torch.where(better, loss, self.loss[rows])
+        self.wrong[rows] = torch.where(better, wrong, self.wrong[rows])
 
-    def all_wrong(self) -> bool:
-        return bool(self.wrong.all())
+    def open(self, part: _Part) -> _Part:
+        """Return the part without its fooled examples, once that halves it; where they end the search."""
+        if not self.prefer_wrong:
+            return part
+        left = (~self.wrong[part.rows]).nonzero().flatten()
+        size = len(part.rows)
+        while len(left) and size // 2 >= len(left):
+            size = -(-size // 2)
+        if len(left) and size == len(part.rows):
+            return part
+        left = left.repeat(-(-size // max(len(left), 1)))[:size]
+        return _Part(rows=part.rows[left], x=part.x[left], y=part.y[left], x_adv=part.x_adv[left])

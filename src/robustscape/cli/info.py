@@ -34,6 +34,7 @@ def main(arguments: list[str]) -> None:
     rows |= {"data folder": _data_folder(), "download cache": _cache()}
     if runtime.compile == "yes":
         rows |= {f"LeNet({width}) compiled": _compiled(runtime, width) for width in (4, 8)}
+    rows |= _decided()
     width = max(map(len, rows))
     for name, value in rows.items():
         out(f"{name:<{width}}  {value}")
@@ -65,6 +66,23 @@ def _compiled(runtime: Runtime, width: int) -> str:
             PGD(steps=1)(f, x, y)
     again = graphs_compiled() - before - first
     return f"{first} graph in {took:.0f} s, {again} more when its weights moved three times"
+
+
+def _decided() -> dict[str, str]:
+    """Return what trials on this machine chose, in words, by model and batch."""
+    from robustscape.runtime.deciding import Decision, remembered
+
+    rows: dict[str, str] = {}
+    for entry in remembered():
+        batch = "x".join(map(str, entry["shape"]))
+        for plain in entry["decisions"].values():
+            decision = Decision(**plain)
+            compiled = "compiled" if decision.compile == "yes" else "not compiled"
+            tried = ", ".join(f"{words} {ms:g} ms" for words, ms in decision.milliseconds.items()) or "not timed"
+            chosen = f"{decision.precision}, {decision.threads} threads, {compiled}"
+            name = f"{entry['model']} of {entry['parameters']:,} parameters, batch {batch}"
+            rows[name] = f"{chosen}: {decision.reason} ({tried})"
+    return rows
 
 
 def _threads(runtime: Runtime) -> str:

@@ -57,11 +57,13 @@ class Compiled(nn.Module):
         """
         if not torch.is_grad_enabled() or self.shape not in (None, x.shape):
             return self.module(x)
+        from torch._dynamo.exc import FailOnRecompileLimitHit
+
         first, self.shape = self.shape is None, x.shape
         with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
             try:
                 return self.code(x)
-            except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+            except FailOnRecompileLimitHit as error:
                 raise RuntimeError(
                     f"{type(self.module).__name__} is compiled anew at every call: {first_line(error)}"
                 ) from None
