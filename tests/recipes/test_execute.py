@@ -95,17 +95,35 @@ def test_end_to_end_what_a_kill_while_writing_leaves_is_cleared_away(tmp_path):
         assert (tmp_path / "run.json").exists() and not path.exists()
 
 
-def test_contract_threads_of_the_run_itself_are_no_reason_to_warn(tmp_path):
-    """Whatever the process starts with: a warning is an error in these tests."""
+def test_contract_another_machine_or_version_goes_on_with_a_warning(tmp_path):
     run = _small(digits_at())
-    run = replace(run, runtime=replace(run.runtime, threads=torch.get_num_threads() + 1))
     next(train(run, tmp_path, name="digits_at"))
-    next(train(run, tmp_path, name="digits_at"))
-    with pytest.warns(UserWarning, match="begun with threads"):
+    next(train(run, tmp_path, name="digits_at"))  # the same one without: a warning is an error in these tests
+    for what, value in (("device", "an abacus"), ("versions", {"torch": "0.1"})):
         document = read_json(tmp_path / "run.json")
-        document["provenance"]["threads"] += 1
+        kept, document["provenance"][what] = document["provenance"][what], value
         write_json(tmp_path / "run.json", document)
-        next(train(run, tmp_path, name="digits_at"))
+        with pytest.warns(UserWarning, match=f"begun with {what}"):
+            next(train(run, tmp_path, name="digits_at"))
+        document["provenance"][what] = kept
+        write_json(tmp_path / "run.json", document)
+
+
+def test_contract_what_was_decided_is_written_and_obeyed_on_resume(tmp_path):
+    run = _small(digits_at())
+    next(train(run, tmp_path, name="digits_at"))
+    document = read_json(tmp_path / "run.json")
+    decided = document["decided"]
+    assert decided["compile"] == "no" and decided["threads"] == torch.get_num_threads() and decided["reason"]
+    document["decided"]["threads"] += 1
+    write_json(tmp_path / "run.json", document)
+    events = train(run, tmp_path, name="digits_at")
+    seen, wanted = [], torch.get_num_threads() + 1
+    original = torch.set_num_threads
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "set_num_threads", lambda n: (seen.append(n), original(n)))
+        next(events)
+    assert wanted in seen
 
 
 _KILLED = """

@@ -52,7 +52,7 @@ def test_contract_little_work_is_worth_no_trial(times, tmp_path):
         ({}, 1000, ("bfloat16", 2, "no")),
         ({("float32", 2, "no"): 0.8}, 100, ("float32", 2, "no")),
         ({("float32", 2, "no"): 0.95}, 100, ("bfloat16", 2, "no")),
-        ({("bfloat16", 1, "no"): 0.5, ("float32", 2, "no"): 0.8}, 100, ("bfloat16", 1, "no")),
+        ({("bfloat16", 1, "no"): 0.5}, 100, ("bfloat16", 1, "no")),
         ({("bfloat16", 2, "yes"): 0.5}, 100, ("bfloat16", 2, "no")),
         ({("bfloat16", 2, "yes"): 0.5}, 1000, ("bfloat16", 2, "yes")),
     ],
@@ -63,6 +63,12 @@ def test_contract_only_what_is_clearly_faster_is_taken(times, tmp_path, seconds,
     assert (decision.precision, decision.threads, decision.compile) == wanted
     applied = decision.applied(CPU)
     assert (applied.precision, applied.threads, applied.compile, applied.device) == (*wanted, "cpu")
+
+
+@pytest.mark.parametrize(("alone", "processes"), [(1.9, 1), (1.7, 2), (0.5, 2)])
+def test_contract_processes_side_by_side_where_threads_add_little(times, tmp_path, alone, processes):
+    times[0][("bfloat16", 1, "no")] = alone
+    assert decide(CPU, _net(), X, work=100, cache=tmp_path / "d.json").processes == processes
 
 
 def test_contract_what_is_asked_for_is_not_tried(times, tmp_path):

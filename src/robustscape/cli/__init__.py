@@ -15,7 +15,7 @@ from robustscape import __version__
 from robustscape.config import nearest
 from robustscape.types import BadInput, Diverged
 
-VERBS = ("demo", "train", "evaluate", "measure", "figure", "report", "recipes", "info")
+VERBS = ("demo", "train", "evaluate", "measure", "figure", "report", "recipes", "bench", "info")
 """The verbs in the order of the street; each is a file here with a function ``main(arguments)``."""
 
 _DATA = "ROBUSTSCAPE_DATA"

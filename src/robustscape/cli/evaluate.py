@@ -25,6 +25,7 @@ from robustscape.cli.sources import (
 from robustscape.config import to_plain
 from robustscape.evaluation.accuracy import Evaluating, evaluating
 from robustscape.evaluation.result import AdversarialImages, Evaluation
+from robustscape.evaluation.subject import fastest
 from robustscape.results import save
 from robustscape.runtime import threads
 from robustscape.types import BadInput, Subject
@@ -108,7 +109,9 @@ def evaluate(source: Source, options: Evaluate, checkpoint: str, folder: Path) -
     for split in options.settings.splits:
         images = getattr(splits, split)
         looked_at = subject_of(model, images, options.look, name=name, split=split, n=options.settings.n)
-        with threads(options.look.runtime):
+        searches = options.settings.loss_restarts + options.settings.restarts
+        looked_at, _ = fastest(looked_at, options.settings.loss_attack() if searches else None, searches)
+        with threads(looked_at.runtime):
             result = follow(evaluating(options.settings, looked_at), name=f"evaluate {name}, {split}")
         note(f"wrote {save(result, folder / 'results' / f'evaluation-{checkpoint}-{split}.json')}")
         found.append(result)

@@ -40,7 +40,8 @@ class Measure:
         split: Which split of the data.
         n: Examples, the first of the split; none for all.
         batch_size: Examples per forward.
-        processes: Processes of one thread each that share the points, on the CPU.
+        processes: Processes of one thread each that share the points, on the CPU; 0 for as many as a trial shows to
+            be faster than one process with all threads.
     """
 
     measurements: dict[str, Measurement] = field(metadata=SPREAD)
@@ -49,15 +50,15 @@ class Measure:
     split: Literal["test", "train", "validation"] = "test"
     n: int | None = 1000
     batch_size: int = 250
-    processes: int = 1
+    processes: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
         if self.n is not None and self.n < 1:
             raise BadInput(f"n must be at least 1, not {self.n}; did you mean none, for all examples?")
-        for name in ("batch_size", "processes"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name, least in (("batch_size", 1), ("processes", 0)):
+            if getattr(self, name) < least:
+                raise BadInput(f"{name} must be at least {least}, not {getattr(self, name)}")
 
 
 def main(arguments: list[str]) -> None:
@@ -125,7 +126,8 @@ def measure(source: Source, options: Measure, checkpoint: str, folder: Path) -> 
         checkpoint: Which of the run's checkpoints.
         folder: Its ``results/`` is written to.
     """
-    from robustscape.landscape.runner import measuring
+    from robustscape.evaluation.subject import fastest
+    from robustscape.landscape.runner import measuring, shareable
 
     name = f"{source.text}, {checkpoint}" if source.run else source.text
     images = getattr(splits_of(source, options.look), options.split)
@@ -135,8 +137,12 @@ def measure(source: Source, options: Measure, checkpoint: str, folder: Path) -> 
     for measurement in options.measurements.values():
         path = folder / "results" / f"{measurement.name}-{checkpoint}.json"
         partial = path.with_suffix(".partial")
-        work = measuring(measurement, looked_at, partial=partial, processes=options.processes)
-        with threads(options.look.runtime):
+        attack = getattr(measurement, "attack", None)
+        ready, side_by_side = fastest(looked_at, attack, len(list(measurement.points())))
+        if side_by_side > 1 and not shareable(measurement, ready):
+            side_by_side = 1
+        work = measuring(measurement, ready, partial=partial, processes=options.processes or side_by_side)
+        with threads(ready.runtime):
             result = follow(work, name=f"{measurement.name} of {name}")
         out(f"{save(result, path)}{_numbers(result)}")
         partial.unlink()

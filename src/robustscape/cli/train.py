@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +16,8 @@ from robustscape.cli.components import SPREAD
 from robustscape.cli.display import follow_training, out, show_component, value_words
 from robustscape.cli.recipes import recipe
 from robustscape.recipes.run import Run
+from robustscape.runtime.launching import launch, started
+from robustscape.runtime.ranks import RankLost, is_first
 from robustscape.types import BadInput
 
 
@@ -53,10 +58,11 @@ class Train:
 
 
 def main(arguments: list[str]) -> None:
-    """Train the recipe that the first word names, as the options change it.
+    """Train the recipe that the first word names, as the options change it, in as many processes as they say.
 
     Raises:
         BadInput: no recipe, a wrong option, or a directory that holds another run.
+        SystemExit: one of several processes died.
     """
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
         raise BadInput("train needs the name of a recipe first: robustscape train RECIPE; see `robustscape recipes`")
@@ -71,21 +77,37 @@ def main(arguments: list[str]) -> None:
         program=f"robustscape train {name}",
         description=f"{(__doc__ or '').partition(':')[0]}. `--PATH NAME` takes another component: --weights awp.",
     )
+    run = options.run
+    runtime = replace(run.runtime, devices=started(run.runtime.devices))
+    options = replace(options, run=replace(run, runtime=runtime))
     jobs = _jobs(options, options.out or Path("runs") / name)
     if options.dry_run:
         show_component(options.run, name)
         out("would train into " + ", ".join(str(folder) for _, folder in jobs))
         return
+    try:
+        launch(train_all, jobs, name, runtime=runtime)
+    except RankLost as error:
+        sys.exit(f"robustscape: {error}")
+
+
+def train_all(jobs: Sequence[tuple[Run, Path]], name: str) -> None:
+    """Train every run into its folder, or go on with it."""
     for run, folder in jobs:
         train(run, folder, name=name)
-        out(f"{name} is trained: {folder}")
+        if is_first():
+            out(f"{name} is trained: {folder}")
 
 
 def train(run: Run, folder: Path, *, name: str) -> None:
-    """Train a run into a folder, or go on with it, showing progress."""
+    """Train a run into a folder, or go on with it; the first rank shows progress."""
     from robustscape.recipes import execute
 
-    follow_training(execute.train(run, folder, name=name), name=folder.name, epochs=run.training.epochs)
+    events = execute.train(run, folder, name=name)
+    if is_first():
+        follow_training(events, name=folder.name, epochs=run.training.epochs)
+    else:
+        deque(events, maxlen=0)
 
 
 def _jobs(options: Train, folder: Path) -> list[tuple[Run, Path]]:

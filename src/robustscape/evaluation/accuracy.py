@@ -22,6 +22,7 @@ from robustscape.evaluation.result import Evaluation, Number
 from robustscape.evaluation.subject import batches, drained, judge, precision, search, subject
 from robustscape.results import provenance, stopwatch
 from robustscape.runtime import Runtime, threads
+from robustscape.runtime.ranks import share, sum_over_ranks
 from robustscape.types import BadInput, Subject
 
 
@@ -164,19 +165,20 @@ def evaluating(settings: Evaluating, subject: Subject) -> Generator[tuple[int, i
     misclassifies exactly the input that was returned and that input lies in ball and box; where the search
     claims what float32 does not confirm, the search is made once more on the model itself. A model that
     returns NaN is an error, never fooled. Random numbers belong to (seed, search, restart, example), so the
-    flags do not depend on the batch size or on the other examples.
+    flags do not depend on the batch size or on the other examples. Ranks share the examples, and all return the
+    Evaluation of the whole.
 
     Raises:
         Diverged: a loss is not finite.
     """
     seconds = stopwatch()
     subject = _first(subject, settings)
-    n = len(subject.x)
-    total = n * (1 + settings.loss_restarts + settings.restarts)
     state = _State(subject)
-    everything = torch.arange(n, device=subject.x.device)
+    everything = torch.arange(len(subject.x), device=subject.x.device)[share(len(subject.x))]
+    n = len(everything)
+    total = n * (1 + settings.loss_restarts + settings.restarts)
     done = 0
-    for rows, count in batches(subject):
+    for rows, count in batches(subject, everything):
         state.clean(rows[:count], *judge(subject.model, subject.x[rows], subject.y[rows]))
         done += count
         yield done, total
@@ -186,16 +188,17 @@ def evaluating(settings: Evaluating, subject: Subject) -> Generator[tuple[int, i
             done += count
             yield done, total
     for restart in range(settings.restarts):
-        for rows, count in batches(subject, everything[~state.fooled]):
+        for rows, count in batches(subject, everything[~state.fooled[everything]]):
             state.attack(settings.error_attack(), rows, count, "error", restart)
             done += count
             yield done, total
         done = n * (1 + settings.loss_restarts + restart + 1)
         yield done, total
     again = settings.error_attack() if settings.restarts else settings.loss_attack()
-    for rows, count in batches(subject, everything[state.doubtful & ~state.fooled]):
+    for rows, count in batches(subject, everything[(state.doubtful & ~state.fooled)[everything]]):
         state.attack(again, rows, count, "confirm", 0, on_model=True)
         yield done, total
+    state.join()
     return _result(settings, subject, state, seconds())
 
 
@@ -232,6 +235,11 @@ class _State:
             self.doubtful[kept] |= (claimed & ~found.wrong)[:count]
         self.loss[kept] = torch.maximum(self.loss[kept], found.loss[:count])
         self.fooled[kept] |= found.wrong[:count]
+
+    def join(self) -> None:
+        """Take in what the other ranks know of their examples: what a rank knows nothing of is 0 there."""
+        self.clean_loss, self.loss = sum_over_ranks(torch.stack([self.clean_loss, self.loss]))
+        self.clean_wrong, self.fooled = sum_over_ranks(torch.stack([self.clean_wrong, self.fooled]).int()).bool()
 
 
 def _first(subject: Subject, settings: Evaluating) -> Subject:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from robustscape import modes
 from robustscape.evaluation.checks import check_images, check_logits
 from robustscape.runtime import Runtime, fast
+from robustscape.runtime.deciding import decide, passes
+from robustscape.runtime.ranks import from_first, is_first, world
 from robustscape.streams import Streams
 from robustscape.types import Attack, BadInput, Diverged, Subject, Threat
 
@@ -55,7 +57,8 @@ def subject(
 
     Raises:
         BadInput: images outside [0, 1], labels outside the classes, lengths that differ, a batch below 1, or a
-            model in half precision or whose output for the first images is not logits.
+            model in half precision or whose output for the first images is not logits; or more devices than
+            there are ranks.
     """
     tensors = [*model.parameters(), *model.buffers()]
     dtypes = {tensor.dtype for tensor in tensors}
@@ -63,6 +66,10 @@ def subject(
         raise BadInput("the model's weights are in half precision; call model.float(): the search chooses its own")
     if batch < 1:
         raise BadInput(f"batch size must be at least 1, not {batch}")
+    if runtime is not None and runtime.devices not in (1, world()):
+        raise BadInput(
+            f"devices is {runtime.devices}, and {world()} process(es) are here; see runtime.launching.launch"
+        )
     device = tensors[0].device if tensors else torch.device("cpu")
     runtime = replace(runtime or Runtime(), device=str(device))
     images, labels = torch.as_tensor(x), torch.as_tensor(y)
@@ -90,6 +97,25 @@ def subject(
         model_name=model_name or type(model).__name__,
         data_name=data_name or "unnamed data",
     )
+
+
+def fastest(subject: Subject, attack: Attack | None, calls: int) -> tuple[Subject, int]:
+    """Return the subject as this machine is fastest with it, and how many processes of one thread may share its points.
+
+    Args:
+        subject: What is looked at; float64 ones are left as they are.
+        attack: The search that takes most of the time; None for none.
+        calls: How often every batch of examples is searched.
+    """
+    if attack is None or subject.x.dtype == torch.float64:
+        return subject, 1
+    x = subject.x[: subject.batch]
+    each = passes(attack, subject.model, x[:2], subject.y[:2])
+    work = each * calls * -(-len(subject.x) // len(x))
+    decision = from_first(decide(subject.runtime, subject.model, x, work=work) if is_first() else None)
+    assert decision is not None
+    runtime = decision.applied(subject.runtime)
+    return replace(subject, runtime=runtime, view=fast(subject.model, runtime)), decision.processes
 
 
 def _outputs(model: nn.Module, x: Tensor, classes: int | None) -> int:

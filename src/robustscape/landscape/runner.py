@@ -1,4 +1,4 @@
-"""The one runner of measurements: points in turn or in a pool of processes, resumable, with progress."""
+"""The one runner of measurements: points in turn, by rank or in a pool of processes, resumable, with progress."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from robustscape.config import to_plain
 from robustscape.evaluation.subject import drained, precision
 from robustscape.results import provenance, stopwatch, versions, written
 from robustscape.runtime import fast, threads
+from robustscape.runtime.ranks import from_first, gathered, is_first, rank, world
 from robustscape.types import BadInput, Measurement, Plain, Provenanced, Subject
 
 
@@ -36,6 +37,8 @@ def measuring(
 ) -> Generator[tuple[int, int], None, Provenanced]:
     """Measure all points, yielding (done, total) after each; returns the Result.
 
+    Ranks share the points, and all return the Result of the whole; only the first keeps ``partial``.
+
     Args:
         measurement: What is measured.
         subject: What is looked at.
@@ -46,15 +49,18 @@ def measuring(
             subject. A script that asks for it needs ``if __name__ == "__main__":``.
 
     Raises:
-        BadInput: processes below 1, or above 1 with a model on an accelerator or that cannot be pickled.
+        BadInput: processes below 1, or above 1 with several ranks, a model on an accelerator or one that cannot be
+            pickled.
         Diverged: a loss is not finite.
     """
     if processes < 1:
         raise BadInput(f"processes must be at least 1, not {processes}")
+    if processes > 1 and world() > 1:
+        raise BadInput(f"the points are shared by {world()} ranks already; leave out processes={processes}")
     seconds = stopwatch()
     points = list(measurement.points())
-    known = _Partial(partial, _fingerprint(measurement, subject), len(points))
-    values, before = known.read()
+    known = _Partial(partial if is_first() else None, _fingerprint(measurement, subject), len(points))
+    values, before = from_first(known.read())
     missing = [i for i in range(len(points)) if i not in values]
     yield len(values), len(points)
     some = min(processes, len(missing))
@@ -87,9 +93,12 @@ def measuring(
 def _turn(
     measurement: Measurement, subject: Subject, points: Sequence[Plain], missing: Sequence[int]
 ) -> Generator[tuple[int, Plain], None, None]:
-    """Measure the missing points here, one after the other."""
-    for number in missing:
-        yield number, _as_stored(measurement.at(subject, points[number]))
+    """Measure the missing points here, one after the other; of several ranks each measures one at a time."""
+    for first in range(0, len(missing), world()):
+        together = missing[first : first + world()]
+        mine = together[rank()] if rank() < len(together) else None
+        value = None if mine is None else _as_stored(measurement.at(subject, points[mine]))
+        yield from zip(together, gathered(value), strict=False)
 
 
 def _as_stored(value: Plain) -> Plain:
@@ -214,6 +223,14 @@ def _answer(connection: Connection) -> tuple[int, Plain]:
 def _next(points: Sequence[Plain], todo: Iterator[int]) -> tuple[int, Plain] | None:
     number = next(todo, None)
     return None if number is None else (number, points[number])
+
+
+def shareable(measurement: Measurement, subject: Subject) -> bool:
+    """Return whether processes of their own can share the points: on the CPU, with a model that can be sent to them."""
+    try:
+        return world() == 1 and bool(_parcel(measurement, subject))
+    except BadInput:
+        return False
 
 
 def _parcel(measurement: Measurement, subject: Subject) -> bytes:

@@ -6,9 +6,10 @@ import re
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
-import torch
+from torch import nn
 
 from robustscape.config import from_plain, to_plain
 from robustscape.data.batches import Loader
@@ -16,7 +17,9 @@ from robustscape.data.splits import on_device
 from robustscape.recipes.run import Run
 from robustscape.results import SCHEMA, device_name, provenance, read_run, versions, write_json
 from robustscape.runtime import Runtime, place, threads
-from robustscape.training.checkpoints import load_state, save_state, save_weights
+from robustscape.runtime.deciding import Decision, decide, passes
+from robustscape.runtime.ranks import barrier, from_first, gathered, is_first, world
+from robustscape.training.checkpoints import digest, load_state, save_state, save_weights
 from robustscape.training.log import TrainingLog, read_log, write_log
 from robustscape.training.loop import Epoch, State, Step, fit, start
 from robustscape.types import BadInput, Images, Plain, Splits
@@ -27,7 +30,7 @@ def train(run: Run, out: Path, *, name: str) -> Iterator[Step | Epoch]:
 
     Writes ``run.json``, ``log.jsonl`` and ``checkpoints/``: ``last``, ``best`` (on validation), on request
     ``best_on_test`` and every k-th epoch as ``epoch-0010``, and ``resume``, the whole state. Results of a checkpoint
-    that is replaced are removed.
+    that is replaced are removed. Ranks share every batch; the first alone writes.
 
     Args:
         run: What to do.
@@ -35,14 +38,20 @@ def train(run: Run, out: Path, *, name: str) -> Iterator[Step | Epoch]:
         name: What tables call it: the recipe's name.
 
     Raises:
-        BadInput: the folder holds another run, or the data cannot be had.
+        BadInput: the folder holds another run, the data cannot be had, or there are not as many ranks as
+            ``run.runtime.devices``: see ``runtime.launching.launch``.
         Diverged: a number that must be finite is not.
     """
+    if run.runtime.devices != world():
+        raise BadInput(
+            f"the run is for {run.runtime.devices} devices, and {world()} process(es) are here; did you mean "
+            "`robustscape train`, torchrun or runtime.launching.launch, which start them?"
+        )
     document = _claim(run, out)
-    for folder in (out, out / "checkpoints"):
-        for leftover in filter(_is_leftover, folder.iterdir() if folder.is_dir() else ()):
-            leftover.unlink(missing_ok=True)
-    splits = on_device(run.data.load(seed=run.seed), run.runtime.torch_device())
+    barrier()  # nobody looks any more: now it may change
+    if is_first():
+        _clear(out)
+    splits = on_device(_loaded(run), run.runtime.torch_device())
     channels, height, width = splits.train.x.shape[1:]
     image = (channels, height, width)
     about = {"image": list(image), "classes": list(splits.train.classes)}
@@ -52,10 +61,14 @@ def train(run: Run, out: Path, *, name: str) -> Iterator[Step | Epoch]:
         resume = out / "checkpoints" / "resume.safetensors"
         if resume.exists():
             load_state(state, resume)
+        _agree(state, resume)
         loader = Loader(images=splits.train, batch_size=run.training.batch_size, seed=run.seed, augment=run.augment)
-        next(loader.epoch(0))  # what cannot be made is refused before anything is written
-        made = {"train_n": len(splits.train), **_made(run)}
-    if document is None:
+        decision = from_first(_decision(run, document, state.model, loader) if is_first() else None)
+        assert decision is not None
+        runtime = decision.applied(run.runtime)
+    if document is None and is_first():
+        with threads(runtime):
+            made = {"train_n": len(splits.train), "decided": asdict(decision), **_made(run, runtime)}
         write_json(out / "run.json", {"schema": SCHEMA, "run": to_plain(run), "name": name, **about, **made})
     events = fit(
         state,
@@ -63,11 +76,47 @@ def train(run: Run, out: Path, *, name: str) -> Iterator[Step | Epoch]:
         objective=run.objective,
         weights=run.weights,
         settings=run.training,
-        runtime=run.runtime,
+        runtime=runtime,
         seed=run.seed,
         tracked=_tracked(run, splits),
     )
-    yield from _keep(_under_threads(events, run.runtime), state, run, out, about)
+    events = _under_threads(events, runtime)
+    yield from _keep(events, state, run, out, about) if is_first() else events
+
+
+def _decision(run: Run, document: Plain, model: nn.Module, loader: Loader) -> Decision:
+    """Return how the machine is used: as the run began, or by the expected work of all its attacks."""
+    if document is not None and "decided" in document:
+        return Decision(**document["decided"])
+    batch = next(loader.epoch(0))  # what cannot be made is refused before anything is written
+    if document is not None:
+        return decide(run.runtime, model, batch.x, work=0)  # begun by a version that had no trials
+    attack = run.objective.attack
+    each = 1 if attack is None else passes(attack, model, batch.x[:2], batch.y[:2])
+    return decide(run.runtime, model, batch.x, work=each * run.training.epochs * len(loader))
+
+
+def _clear(out: Path) -> None:
+    """Remove what a kill left behind."""
+    for folder in (out, out / "checkpoints"):
+        for leftover in filter(_is_leftover, folder.iterdir() if folder.is_dir() else ()):
+            leftover.unlink(missing_ok=True)
+
+
+def _loaded(run: Run) -> Splits:
+    """Load the data, the first rank before the others, so that it alone downloads."""
+    if not is_first():
+        barrier()
+    splits = run.data.load(seed=run.seed)
+    if is_first():
+        barrier()
+    return splits
+
+
+def _agree(state: State, resume: Path) -> None:
+    """Refuse ranks that would begin from different states."""
+    if world() > 1 and len(set(gathered((digest(state.model), state.done)))) > 1:
+        raise BadInput(f"the ranks begin from different states; do all of them see the same {resume}?")
 
 
 def _tracked(run: Run, splits: Splits) -> dict[str, Images]:
@@ -106,12 +155,10 @@ def _claim(run: Run, out: Path) -> Plain:
     there = document["provenance"]
     here = {
         "versions": versions(),
-        "threads": run.runtime.threads or torch.get_num_threads(),
         "device": device_name(run.runtime.torch_device()),
-        "precision": run.runtime.words(),
     }
     for what, value in here.items():
-        if there[what] != value:
+        if there[what] != value and is_first():
             warnings.warn(
                 f"{out} was begun with {what} {there[what]} and goes on with {value}: its bits may differ from an "
                 "uninterrupted run's",
@@ -136,10 +183,10 @@ def _short(plain: Plain) -> str:
     return str(plain["type"].rpartition(":")[2]) if isinstance(plain, dict) and "type" in plain else str(plain)
 
 
-def _made(run: Run) -> Plain:
-    device = run.runtime.torch_device()
+def _made(run: Run, runtime: Runtime) -> Plain:
+    device = runtime.torch_device()
     made = provenance(
-        seconds=0.0, device=device, precision=run.runtime.words(), seed=run.seed, model="", data="", settings=None
+        seconds=0.0, device=device, precision=runtime.words(), seed=run.seed, model="", data="", settings=None
     )
     return {"provenance": to_plain(made)}
 

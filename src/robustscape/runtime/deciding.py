@@ -34,6 +34,8 @@ class Decision:
         precision: "float32" or "bfloat16".
         compile: "yes" or "no".
         threads: CPU threads.
+        processes: How many one-thread processes side by side do more than one process with all threads; 1 for
+            none, or where that was not tried.
         milliseconds: Time of one pass (forward, and gradient to the inputs) of a batch, by what was tried.
         reason: The choice in words.
     """
@@ -41,6 +43,7 @@ class Decision:
     precision: str
     compile: str
     threads: int
+    processes: int
     milliseconds: dict[str, float]
     reason: str
 
@@ -115,32 +118,29 @@ def _standing(runtime: Runtime) -> Runtime:
 
 def _decided(runtime: Runtime, standing: Runtime, trial: _Trial, trials: str) -> Decision:
     """Return the choice among what was left open."""
-    chosen = standing
+    chosen, processes, reason = standing, 1, "the fastest of a trial"
     if trials == "none":
-        return _decision(chosen, trial, "too little work for a trial")
-    others: list[Runtime] = []
+        return _decision(chosen, trial, processes, "too little work for a trial")
     if runtime.precision == "auto" and chosen.precision == "bfloat16":
-        others.append(replace(chosen, precision="float32"))
-    if runtime.threads == 0 and chosen.threads > 1 and runtime.torch_device().type == "cpu":
-        others.append(replace(chosen, threads=1))
-    for other in others:
-        if trial.time(other) < _CLEARLY * trial.time(chosen):
-            chosen = other
-    if runtime.compile != "auto":
-        return _decision(chosen, trial, "the fastest of a trial")
-    if trials == "eager":
-        return _decision(chosen, trial, "the fastest of a trial; too little work to compile for")
-    compiled = replace(chosen, compile="yes")
-    if trial.time(compiled) < _CLEARLY * trial.time(chosen):
-        chosen = compiled
-    return _decision(chosen, trial, "the fastest of a trial")
+        chosen = trial.faster(replace(chosen, precision="float32"), chosen)
+    if runtime.threads == 0 and standing.threads > 1 and runtime.torch_device().type == "cpu":
+        alone = replace(chosen, threads=1)
+        if trial.time(alone) < _CLEARLY * standing.threads * trial.time(chosen):
+            processes = standing.threads
+        chosen = trial.faster(alone, chosen)
+    if runtime.compile == "auto" and trials == "compiled":
+        chosen = trial.faster(replace(chosen, compile="yes"), chosen)
+    elif runtime.compile == "auto":
+        reason += "; too little work to compile for"
+    return _decision(chosen, trial, processes, reason)
 
 
-def _decision(chosen: Runtime, trial: _Trial, reason: str) -> Decision:
+def _decision(chosen: Runtime, trial: _Trial, processes: int, reason: str) -> Decision:
     return Decision(
         precision=chosen.precision,
         compile=chosen.compile,
         threads=chosen.threads,
+        processes=processes,
         milliseconds={words: round(1e3 * seconds, 2) for words, seconds in trial.seconds.items()},
         reason=reason,
     )
@@ -153,6 +153,10 @@ class _Trial:
         self.model = model
         self.x = channels_last(x.detach())
         self.seconds: dict[str, float] = {}
+
+    def faster(self, other: Runtime, standing: Runtime) -> Runtime:
+        """Return the other one where it is clearly faster than what stands."""
+        return other if self.time(other) < _CLEARLY * self.time(standing) else standing
 
     def time(self, runtime: Runtime) -> float:
         """Return the seconds of one pass, the least of three; what cannot run takes for ever."""

@@ -33,6 +33,7 @@ class Runtime:
         threads: CPU threads, 0 for what a trial shows to be fastest, or torch's own number without one.
         memory_limit: GiB that one pass may take, 0 for most of what is free: larger batches are worked
             through in parts.
+        devices: Processes that share a training, each with a CUDA device of its own or with a part of the CPU.
     """
 
     device: str = "auto"
@@ -40,6 +41,7 @@ class Runtime:
     compile: Literal["auto", "yes", "no"] = "auto"
     threads: int = 0
     memory_limit: float = 0.0
+    devices: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what this machine does not have."""
@@ -53,6 +55,8 @@ class Runtime:
             raise BadInput(f"threads must be at least 0, not {self.threads}")
         if not 0 <= self.memory_limit < float("inf"):
             raise BadInput(f"memory_limit must be at least 0 GiB, not {self.memory_limit:g}")
+        if self.devices < 1:
+            raise BadInput(f"devices must be at least 1, not {self.devices}")
 
     def torch_device(self) -> torch.device:
         """Return the device."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from robustscape.modes import InTrainMode, frozen_statistics, training
 from robustscape.runtime import FastView, Lowered, PlainView, Runtime, fast
+from robustscape.runtime.ranks import mean_over_ranks, share, world
 from robustscape.streams import Streams
 from robustscape.training.settings import Training
 from robustscape.types import Attack, Batch, Diverged, Loss, Objective, Params, WeightPerturbation
@@ -66,12 +67,31 @@ class StepLog:
 class BatchLoss:
     """The objective over one batch as a function of the weights: a ``WeightLoss``.
 
-    Forwards run in train mode, as training's own; what they do to running statistics is taken back.
+    Forwards run in train mode, as training's own; what they do to running statistics is taken back. Of several
+    ranks each is given its share of the batch, and all get the means over the whole, the same bits.
+
+    Args:
+        how: The method.
+        batch: The examples.
+        x_adv: Their adversarial inputs.
+        attack: What makes them anew, None for nothing.
+        rng: Random numbers of that.
+        weight: How many examples this rank's means count as; None for as many as there are.
     """
 
-    def __init__(self, how: Method, batch: Batch, x_adv: Tensor, attack: Attack | None, rng: Streams) -> None:
+    def __init__(
+        self,
+        how: Method,
+        batch: Batch,
+        x_adv: Tensor,
+        attack: Attack | None,
+        rng: Streams,
+        *,
+        weight: int | None = None,
+    ) -> None:
         self.how = how
         self.batch = batch
+        self.weight = len(batch) if weight is None else weight
         self.x_adv = x_adv
         self.attack = attack
         self.rng = rng
@@ -83,12 +103,13 @@ class BatchLoss:
     def value(self) -> Tensor:
         """Return the mean loss at the present weights, a scalar."""
         with torch.no_grad(), training(self.how.model), frozen_statistics(self.how.model):
-            return self._loss()
+            return mean_over_ranks([self._loss()], self.weight)[0]
 
     def gradient(self, names: Sequence[str]) -> Params:
         """Return its gradient at the present weights."""
         with training(self.how.model), frozen_statistics(self.how.model):
-            return gradient(self._loss(), self.how.model, names)
+            slopes = gradient(self._loss(), self.how.model, names)
+        return dict(zip(slopes, mean_over_ranks(list(slopes.values()), self.weight), strict=True))
 
     def refresh(self) -> None:
         """Attack again at the present weights."""
@@ -108,6 +129,9 @@ def attacked(how: Method, batch: Batch, attack: Attack, rng: Streams) -> Tensor:
 def step(how: Method, optimizer: torch.optim.Optimizer, batch: Batch, done: int, total: int, seed: int) -> StepLog:
     """Take step number ``done`` (from 0) of ``total``: changes weights, optimiser state and running statistics.
 
+    Every rank is given the same batch and the same weights. It works on its share of the batch, BatchNorm by the
+    statistics of that share, and has the same weights, running statistics and log as all others afterwards.
+
     Returns:
         What it did.
 
@@ -115,6 +139,8 @@ def step(how: Method, optimizer: torch.optim.Optimizer, batch: Batch, done: int,
         Diverged: a part of the loss or the gradient is not finite; the weights are as before the step.
     """
     settings, model = how.settings, how.model
+    batch, weight = _share(batch)
+    buffers = [(buffer, buffer.clone()) for buffer in _moving(model)] if world() > 1 else []
     lr = settings.optimizer.lr * settings.lr(done, total)
     attack = how.objective.attack
     x_adv, eps, rng = batch.x, None, Streams(seed=seed, tags=("train", done), index=batch.index)
@@ -124,7 +150,7 @@ def step(how: Method, optimizer: torch.optim.Optimizer, batch: Batch, done: int,
         x_adv = attacked(how, batch, attack, rng)
     v: Params = {}
     if how.weights is not None and done >= round(how.weights.warmup * total / settings.epochs):
-        loss = BatchLoss(how, batch, x_adv, attack, rng)
+        loss = BatchLoss(how, batch, x_adv, attack, rng, weight=weight)
         v = how.weights(model, loss, rng=Streams(seed=seed, tags=("weights", done)))
         x_adv = loss.x_adv
         if v and not math.isfinite(float(norm(v))):
@@ -134,6 +160,7 @@ def step(how: Method, optimizer: torch.optim.Optimizer, batch: Batch, done: int,
     with shifted(model, v) if v else nullcontext():
         outcome = how.objective(how.lowered, batch, x_adv)
         outcome.total.backward()
+    outcome = _averaged(outcome, model, buffers, weight)
     gradient_norm = _norm_of_gradients(model)
     logged = _finite(outcome, gradient_norm)
     if v and how.weights is not None and how.weights.decay_at == "w+v":
@@ -142,6 +169,39 @@ def step(how: Method, optimizer: torch.optim.Optimizer, batch: Batch, done: int,
         group["lr"] = lr
     optimizer.step()
     return StepLog(lr=lr, eps=eps, loss=logged, gradient_norm=float(gradient_norm))
+
+
+def _share(batch: Batch) -> tuple[Batch, int]:
+    """Return this rank's share of a batch and its number of examples; without one, another's example counts 0."""
+    if world() == 1:
+        return batch, len(batch)
+    rows = share(len(batch))
+    weight = rows.stop - rows.start
+    rows = rows if weight else slice(0, 1)
+    parts = {name: value[rows] for name, value in vars(batch).items() if value is not None}
+    return replace(batch, **parts), weight
+
+
+def _moving(model: nn.Module) -> list[Tensor]:
+    """Return the buffers that a forward may move differently on every rank."""
+    return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+
+
+def _averaged(outcome: Loss, model: nn.Module, before: Sequence[tuple[Tensor, Tensor]], weight: int) -> Loss:
+    """Average gradients, loss and what the step did to the buffers over the ranks; returns the averaged loss."""
+    if world() == 1:
+        return outcome
+    slopes = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    moves = [buffer - old for buffer, old in before]
+    named = {**outcome.parts, "total": outcome.total}
+    means = mean_over_ranks([*slopes, *moves, *named.values()], weight)
+    with torch.no_grad():
+        for slope, mean in zip(slopes, means, strict=False):
+            slope.copy_(mean)
+        for (buffer, old), mean in zip(before, means[len(slopes) :], strict=False):
+            buffer.copy_(old + mean)  # what has not moved keeps its bits
+    parts = dict(zip(named, means[len(slopes) + len(moves) :], strict=True))
+    return Loss(total=parts.pop("total"), parts=parts)
 
 
 def _norm_of_gradients(model: nn.Module) -> Tensor:

@@ -7,6 +7,7 @@ from torch import nn
 
 from robustscape.evaluation.subject import batches, judge, search
 from robustscape.runtime import FastView, PlainView, Runtime, channels_last
+from robustscape.runtime.ranks import sum_over_ranks, turns
 from robustscape.training.log import Tracked
 from robustscape.types import Attack, Images, Subject
 
@@ -24,7 +25,7 @@ def track(
 ) -> Tracked:
     """Return the performance on the first n images: searched on the fast view, counted in float32.
 
-    The random numbers do not depend on the epoch: epochs differ by their weights alone.
+    The random numbers do not depend on the epoch: epochs differ by their weights alone. Ranks share the batches.
     """
     images = images.take(slice(0, n))
     subject = Subject(
@@ -39,7 +40,7 @@ def track(
     )
     sums = torch.zeros(4, dtype=torch.float64)
     with view as searched:
-        for rows, count in batches(subject):
+        for rows, count in turns(batches(subject)):
             loss, wrong = judge(model, subject.x[rows], subject.y[rows])
             sums[:2] += torch.stack([wrong[:count].sum().double(), loss[:count].double().sum()]).cpu()
             if attack is not None:
@@ -47,7 +48,7 @@ def track(
                 worst = torch.maximum(loss, found.loss)[:count]
                 fooled = (wrong | found.wrong)[:count]
                 sums[2:] += torch.stack([fooled.sum().double(), worst.double().sum()]).cpu()
-    clean_error, clean_loss, robust_error, robust_loss = (sums / len(images)).tolist()
+    clean_error, clean_loss, robust_error, robust_loss = (sum_over_ranks(sums) / len(images)).tolist()
     return Tracked(
         n=len(images),
         clean_accuracy=1 - clean_error,

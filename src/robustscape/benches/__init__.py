@@ -1,0 +1,1 @@
+"""Speed and memory, measured: one bench a file, each a frozen dataclass; `robustscape bench` runs them."""
