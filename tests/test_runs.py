@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from robustscape.results import read_json, save, write_json
+from robustscape.config import from_plain, to_plain
+from robustscape.results import read_json, read_run, save, write_json
 from robustscape.runs import checkpoints, grouped, labels, logs, read_runs
+from robustscape.runtime import Runtime
 from robustscape.types import BadInput
 
 
@@ -39,6 +41,15 @@ def test_contract_runs_equal_but_for_the_seed_are_one_group(tmp_path, fake):
     assert labels(found) == ("at", "natural")
     assert [e.robust_error.value for e in grouped(found, "evaluation-last-test")["at"]] == [0.1, 0.1]
     assert found[0].classes == fake.CLASSES
+
+
+def test_contract_where_a_run_was_made_changes_no_group_and_a_run_of_schema_1_is_read(tmp_path, fake):
+    paths = [bare(fake, tmp_path / str(s), name="at", seed=s) for s in range(3)]
+    change(paths[1], "runtime", to=to_plain(Runtime(device="cpu", threads=1)))
+    change(paths[2], "runtime", to={"type": "runtime:Runtime", "device": "cpu", "compile": False, "threads": 0})
+    write_json(paths[2] / "run.json", read_json(paths[2] / "run.json") | {"schema": 1})
+    assert [f.group for f in read_runs(paths)] == [0, 0, 0]
+    assert from_plain(read_run(paths[2])["run"]["runtime"]) == Runtime(device="cpu", compile="no")
 
 
 def test_contract_groups_of_one_name_are_told_apart_by_what_differs(tmp_path, fake):

@@ -40,12 +40,13 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 
     Forwards inside may use batch statistics; what they did to the running ones is undone bit for bit.
     """
-    buffers = list(model.buffers())
-    kept = [buffer.clone() for buffer in buffers]
+    buffers = [(m, name, b) for m in model.modules() for name, b in m.named_buffers(recurse=False)]
+    kept = [buffer.clone() for _, _, buffer in buffers]
     try:
         yield
     finally:
-        for buffer, value in zip(buffers, kept, strict=True):
+        for (module, name, buffer), value in zip(buffers, kept, strict=True):
+            setattr(module, name, buffer)  # where a forward put another tensor into its place
             # Through .data, which autograd does not count as a change: a backward may still come, and in
             # train mode it reads the batch's statistics, never these.
             buffer.data.copy_(value)

@@ -92,8 +92,8 @@ def read_run(folder: Path) -> dict[str, Plain]:
     if not all(isinstance(document.get(name), kind) for name, kind in needed.items()):
         raise BadInput(f"{path} is not the run.json of robustscape: it needs {', '.join(needed)}")
     runtime = document["run"].get("runtime", {})
-    if isinstance(runtime.get("compile"), bool):  # schema 1
-        runtime["compile"] = "yes" if runtime["compile"] else "no"
+    if document.get("schema") == 1 and isinstance(runtime.get("compile"), bool):
+        runtime |= {"type": "runtime.settings:Runtime", "compile": "yes" if runtime["compile"] else "no"}
     return document
 
 

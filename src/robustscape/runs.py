@@ -158,10 +158,12 @@ def _head(folder: Path) -> dict[str, Any]:
 
 
 def _key(folder: Path, head: Mapping[str, Any]) -> str:
-    """What runs of one group share: everything but the seed; a model from elsewhere stands alone."""
+    """What runs of one group share: all but the seed, and how the machine was used where that changes no method."""
     if not head["run"]:
         return str(folder.resolve())
-    return json.dumps({key: value for key, value in head["run"].items() if key != "seed"}, sort_keys=True)
+    method = {key: value for key, value in head["run"].items() if key not in ("seed", "runtime")}
+    runtime = head["run"].get("runtime", {})
+    return json.dumps([method, runtime.get("precision", "auto"), runtime.get("devices", 1)], sort_keys=True)
 
 
 def _results(folder: Path) -> dict[str, Any]:

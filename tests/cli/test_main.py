@@ -225,6 +225,16 @@ def test_end_to_end_a_run_is_evaluated_measured_drawn_and_reported(trained, caps
     assert plain["eps"] == 0.1  # the run's own
     assert plain["robust_error"]["n"] == 20
 
+    own = (results / "evaluation-last-test.json").read_bytes()
+    assert (
+        main(["evaluate", str(trained / "seed-0"), *QUICK, "--eps", "0.05", "--splits", "test", "--images", "0"]) == 0
+    )
+    assert (results / "evaluation-last-test.json").read_bytes() == own  # another threat's numbers lie beside
+    beside = json.loads((results / "evaluation-last-test-under-linf-0.05.json").read_text())["result"]
+    assert beside["eps"] == 0.05
+    assert main(["evaluate", str(trained / "seed-0"), *QUICK, "--out", str(results / "images-last.json")]) == 2
+    assert "a file is where a folder should be" in capsys.readouterr().err
+
     words = ["--n", "20", "--flatness.samples", "2", "--flatness.attack.steps", "1"]
     assert main(["measure", str(trained / "seed-0"), "flatness", "histograms", *words]) == 0
     assert "robust" in capsys.readouterr().out

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustscape.models.lenet import LeNet
 from robustscape.models.preact_resnet import PreActResNet
-from robustscape.runtime import Runtime, fast
+from robustscape.runtime import Lowered, Runtime, fast
 from robustscape.runtime.rewriting import rewritten
 
 PLAIN = Runtime(device="cpu", precision="float32")
@@ -46,6 +46,60 @@ class _Decides(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.bn(self.conv(x))
         return self.out((h if h.sum() > 0 else -h).relu().mean((2, 3)))
+
+
+class _Round(torch.autograd.Function):
+    """Rounds, and passes gradients straight through: what a trace would forget."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return (x * 16).round() / 16
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
+class _Straight(nn.Module):
+    """A layer with a backward of its own before a network of the library."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = MODELS["preact_resnet"]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(_Round.apply(x))
+
+
+class _Viewed(nn.Module):
+    """Flattens by ``view``, which channels-last activations do not allow, looks at its layers, names arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.bn = nn.BatchNorm2d(4)
+        self.out = nn.Linear(4 * 8 * 7, 4)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = x.to(self.conv.weight.dtype) if mask is None else x * mask
+        h = F.relu(self.bn(input=self.conv(input=x)), inplace=True)
+        return self.out(h.view(len(h), -1))
+
+
+def _hooked() -> nn.Module:
+    """A network of the library with a normalisation hooked in before it, and another behind a layer."""
+    model = MODELS["preact_resnet"]()
+    model.register_forward_pre_hook(lambda module, inputs: ((inputs[0] - 0.4) / 0.2,))
+    model.layer1[0].conv1.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return model
+
+
+def _replaced() -> nn.Module:
+    """A network of the library with a forward of its own."""
+    model = MODELS["lenet"]()
+    forward = model.forward
+    model.forward = lambda x: -forward(1 - x)
+    return model
 
 
 class _Draws(nn.Module):
@@ -92,6 +146,10 @@ MODELS = {
     "normalised": lambda: PreActResNet(width=4, mean=(0.4,), std=(0.2,)).build(image=(3, 10, 9), classes=4, seed=0),
     "branches": _Branches,
     "decides": _Decides,
+    "straight": _Straight,
+    "viewed": _Viewed,
+    "hooked": _hooked,
+    "replaced": _replaced,
 }
 
 
@@ -104,7 +162,8 @@ def test_closed_form_the_same_function_and_gradient(name, compiled):
         torch.manual_seed(0)
         model = _settled(MODELS[name]())
     x = torch.rand(5, 3, 10, 9, generator=torch.Generator().manual_seed(1))
-    view, refreshes = rewritten(copy.deepcopy(model).requires_grad_(False), model, fused=not compiled)
+    made = copy.deepcopy(model) if "forward" not in vars(model) else model
+    view, refreshes = rewritten(made.requires_grad_(False), model, fused=not compiled)
     with torch.no_grad():
         for refresh in refreshes:
             refresh()
@@ -130,8 +189,45 @@ def test_contract_weights_that_move_are_folded_anew():
 def test_closed_form_every_second_normalisation_of_a_preactivation_network_is_folded_and_none_stays():
     model = MODELS["preact_resnet"]()
     view, refreshes = rewritten(model.requires_grad_(False), MODELS["preact_resnet"](), fused=True)
-    assert len(refreshes) == 8 + 9  # a folded one in each of 8 blocks; the first of each and the last are passes
-    assert not any(isinstance(module, nn.ReLU) for name, module in view.named_modules() if "bn1" in name)
+    assert len(refreshes) == 8
+    left = [module for module in view.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(left) == 8 + 1 and all(module.forward.relu for module in left)  # the first of a block, and the last
+
+
+def test_contract_a_model_that_flattens_by_view_is_searched_and_left_as_it_is():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = _settled(_Viewed())
+    x = torch.rand(5, 3, 10, 9, generator=torch.Generator().manual_seed(1))
+    for precision in ("float32", "bfloat16"):
+        with fast(model, Runtime(device="cpu", precision=precision)) as f:
+            found = _slope(f, x)
+        close = 1e-4 if precision == "float32" else 0.1
+        for value, truth in zip(found, _slope(model, x), strict=True):
+            assert (value - truth).norm() <= close * truth.norm()
+    assert torch.equal(Lowered(model, PLAIN)(x.contiguous(memory_format=torch.channels_last)), model(x))
+
+
+class _Reassigns(nn.Module):
+    """A norm written by hand, that puts a new tensor into its buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.5 * self.mean + 0.5 * x.mean((0, 2, 3))[:, None, None]
+        return (x - self.mean).sum((2, 3))
+
+
+def test_contract_a_buffer_that_is_put_in_anew_is_followed():
+    model, x = _Reassigns(), torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    view = fast(model, PLAIN)
+    for _ in range(2):
+        model.train()(x)
+        with view as f:
+            torch.testing.assert_close(f(x), model.eval()(x))
 
 
 @pytest.mark.parametrize("tensor", [False, True])

@@ -104,7 +104,7 @@ def evaluate(source: Source, options: Evaluate, checkpoint: str, folder: Path) -
     """
     found = []
     name = f"{source.text}, {checkpoint}" if source.run else source.text
-    splits = splits_of(source, options.look)
+    splits, other = splits_of(source, options.look), _other(source, options)
     model = model_of(source, options.look, checkpoint, splits.test)
     for split in options.settings.splits:
         images = getattr(splits, split)
@@ -113,12 +113,21 @@ def evaluate(source: Source, options: Evaluate, checkpoint: str, folder: Path) -
         looked_at, _ = fastest(looked_at, options.settings.loss_attack() if searches else None, searches)
         with threads(looked_at.runtime):
             result = follow(evaluating(options.settings, looked_at), name=f"evaluate {name}, {split}")
-        note(f"wrote {save(result, folder / 'results' / f'evaluation-{checkpoint}-{split}.json')}")
+        note(f"wrote {save(result, folder / 'results' / f'evaluation-{checkpoint}-{split}{other}.json')}")
         found.append(result)
         if split == "test" and options.images:
             pictures = _images(looked_at, options)
-            note(f"wrote {save(pictures, folder / 'results' / f'images-{checkpoint}.json')}")
+            note(f"wrote {save(pictures, folder / 'results' / f'images-{checkpoint}{other}.json')}")
     return found
+
+
+def _other(source: Source, options: Evaluate) -> str:
+    """Return what a file's name says of a threat or data that are not the run's own, so that its numbers stay."""
+    if source.run is None:
+        return ""
+    threat, own = options.settings.threat(), source.run.evaluation.threat()
+    under = "" if threat == own else f"-under-{threat.norm}-{threat.eps:.4g}"
+    return under + ("" if options.look.data == source.run.data else f"-on-{type(options.look.data).__name__.lower()}")
 
 
 def _images(looked_at: Subject, options: Evaluate) -> AdversarialImages:

@@ -75,12 +75,12 @@ def _decided() -> dict[str, str]:
     rows: dict[str, str] = {}
     for entry in remembered():
         batch = "x".join(map(str, entry["shape"]))
-        for plain in entry["decisions"].values():
+        for trials, plain in entry["decisions"].items():
             decision = Decision(**plain)
             compiled = "compiled" if decision.compile == "yes" else "not compiled"
             tried = ", ".join(f"{words} {ms:g} ms" for words, ms in decision.milliseconds.items()) or "not timed"
             chosen = f"{decision.precision}, {decision.threads} threads, {compiled}"
-            name = f"{entry['model']} of {entry['parameters']:,} parameters, batch {batch}"
+            name = f"{entry['model']} of {entry['parameters']:,} parameters, batch {batch}, trials {trials}"
             rows[name] = f"{chosen}: {decision.reason} ({tried})"
     return rows
 

@@ -137,7 +137,6 @@ def model_of(source: Source, look: Look, checkpoint: str, images: Images) -> nn.
         BadInput: bare weights without the network that they belong to, or a model that cannot be loaded.
     """
     from robustscape.models.loading import describe, load
-    from robustscape.runtime import place
 
     about = describe(source.text, checkpoint=checkpoint)
     if Path(source.text).is_file() and not (look.architecture or about["architecture"]):
@@ -152,7 +151,7 @@ def model_of(source: Source, look: Look, checkpoint: str, images: Images) -> nn.
         mean=look.mean,
         std=look.std,
     )
-    return place(model, look.runtime)
+    return model.to(look.runtime.torch_device())
 
 
 def subject_of(model: nn.Module, images: Images, look: Look, *, name: str, split: str, n: int | None) -> Subject:

@@ -123,7 +123,7 @@ def _outputs(model: nn.Module, x: Tensor, classes: int | None) -> int:
     with torch.no_grad(), modes.evaluating(model):
         try:
             logits = model(x)
-        except RuntimeError as error:
+        except Exception as error:  # the model's own code, which may raise anything
             reason = str(error).partition("\n")[0]
             raise BadInput(f"the model cannot take images of shape {tuple(x.shape[1:])}: {reason}") from None
     check_logits(logits, len(x), classes)

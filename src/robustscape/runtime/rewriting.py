@@ -1,8 +1,9 @@
 """Rewrite a derived copy of a model for eval mode: fewer and cheaper passes, the same function.
 
-Batch normalisations go into the convolutions before them; those that are left become one affine pass together
-with the ReLU behind them; convolutions of few input channels get a backward that is not slower than their
-forward. What cannot be traced keeps its structure, and only its modules are replaced one by one.
+In every model, batch normalisations and convolutions of few input channels get a backward that is not slower than
+their forward. In the networks of this library, whose forwards are known to be traced rightly, batch normalisations
+also go into the convolutions before them, and those that are left become one pass with the ReLU behind them.
+Tracing anyone's model would lose hooks, backwards of its own, and whatever its Python decides as it runs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
+_OWN = "robustscape."
 _THIN = 4  # input channels up to which a convolution's backward is faster as a matrix product and shifted sums
 _RELUS = (torch.relu, F.relu)
 
@@ -33,29 +35,29 @@ def rewritten(view: nn.Module, source: nn.Module, *, fused: bool) -> tuple[nn.Mo
         The rewritten module, and what must be called after every copy of weights into ``view``, in order.
     """
     refreshes: list[Refresh] = []
-    graph = _traced(view)
-    if graph is not None:
-        view = graph
+    if _is_own(view):
+        view = graph = fx.symbolic_trace(view)
         refreshes += [_folded(graph, conv, norm, source) for conv, norm in list(_foldable(graph))]
-    if fused:
-        affine = _affine_of_graph(graph) if graph is not None else _affine_of_modules(view)
-        refreshes += [module.refresh for module in affine]
-    if next(view.parameters(), torch.empty(0)).device.type == "cpu":
-        _replace_thin(view)
-    if graph is not None:
+        if fused:
+            _join_relus(graph)
         graph.delete_all_unused_submodules()
         graph.recompile()
+    for module in view.modules():
+        if fused and type(module) is nn.BatchNorm2d and module.running_mean is not None:
+            module.forward = _Affine(module)
+        if isinstance(module, nn.Conv2d) and _is_thin(module):
+            module.forward = _Thin(module)
     return view, refreshes
 
 
-def _traced(module: nn.Module) -> fx.GraphModule | None:
-    """Return the module as a graph; None for one whose Python decides, or draws numbers, as it runs."""
-    try:
-        first, second = fx.symbolic_trace(module), fx.symbolic_trace(module)
-    except Exception:  # tracing runs the model's own Python, which may raise anything
-        return None
-    drawn = any(name.startswith("_tensor_constant") for name in first.__dict__ | dict(first.named_buffers()))
-    return None if drawn or first.code != second.code else first
+def _is_own(view: nn.Module) -> bool:
+    """Return whether every module is this library's or torch's, as they come: no hook, no forward of its own."""
+    return type(view).__module__.startswith(_OWN) and all(
+        type(module).__module__.startswith((_OWN, "torch.nn.modules."))
+        and "forward" not in vars(module)
+        and not any(value for name, value in vars(module).items() if name.endswith("_hooks"))
+        for module in view.modules()
+    )
 
 
 # -- batch normalisation into the convolution before it -------------------------------------------------
@@ -115,34 +117,28 @@ def _map(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 # -- batch normalisation and ReLU in one pass -----------------------------------------------------------
 
 
-class _Affine(nn.Module):
-    """A batch normalisation in eval mode, and the ReLU behind it where there is one."""
+class _Affine:
+    """The forward of a batch normalisation in eval mode, and of the ReLU behind it where there is one."""
 
-    slope: Tensor
-
-    def __init__(self, norm: nn.BatchNorm2d, *, relu: bool) -> None:
-        super().__init__()
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
         self.norm = norm
-        self.relu = relu
-        self.register_buffer("slope", _map(norm)[0].detach().view(1, -1, 1, 1))
+        self.relu = bool(getattr(norm, _JOINED, False))
 
-    def refresh(self) -> None:
-        """Compute the slope from the present weights."""
-        self.slope.copy_(_map(self.norm)[0].view(1, -1, 1, 1))
+    def __call__(self, input: Tensor) -> Tensor:
+        return _AffinePass.apply(input, self.norm, self.relu)  # pyright: ignore[reportReturnType]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the normalised x, (N, C, H, W)."""
-        return _AffinePass.apply(x, self.norm, self.slope, self.relu)  # pyright: ignore[reportReturnType]
+
+_JOINED = "_robustscape_relu"  # marks a batch normalisation of a copy whose ReLU is gone from the graph
 
 
 class _AffinePass(torch.autograd.Function):
     """torch's own forward, which is fast, and a backward that is one product and one mask."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, norm: nn.BatchNorm2d, slope: Tensor, relu: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, norm: nn.BatchNorm2d, relu: bool) -> Tensor:
         mean, var = norm.running_mean, norm.running_var
         out = torch.batch_norm(x, norm.weight, norm.bias, mean, var, False, 0.0, norm.eps, False)
-        ctx.save_for_backward(slope, *([out.relu_()] if relu else []))
+        ctx.save_for_backward(_map(norm)[0].view(1, -1, 1, 1), *([out.relu_()] if relu else []))
         return out
 
     @staticmethod
@@ -150,28 +146,22 @@ class _AffinePass(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         slope, *out = ctx.saved_tensors
         if out:
-            return torch.ops.aten.threshold_backward(grad, out[0], 0).mul_(slope.to(grad.dtype)), None, None, None
-        return grad * slope.to(grad.dtype), None, None, None
+            return torch.ops.aten.threshold_backward(grad, out[0], 0).mul_(slope.to(grad.dtype)), None, None
+        return grad * slope.to(grad.dtype), None, None
 
 
-def _affine_of_graph(graph: fx.GraphModule) -> list[_Affine]:
-    """Put one pass for every normalisation that is left, and for the ReLU that alone uses it."""
-    made: list[_Affine] = []
+def _join_relus(graph: fx.GraphModule) -> None:
+    """Take out every ReLU that alone uses a normalisation which is run once, and mark the normalisation."""
     modules = dict(graph.named_modules())
+    calls = [str(node.target) for node in graph.graph.nodes if node.op == "call_module"]
     for norm in list(graph.graph.nodes):
-        if not _is(norm, modules, nn.BatchNorm2d) or modules[str(norm.target)].running_mean is None:
+        if not _is(norm, modules, nn.BatchNorm2d) or calls.count(str(norm.target)) > 1 or len(norm.users) != 1:
             continue
-        relu = next(iter(norm.users)) if len(norm.users) == 1 else None
-        relu = relu if relu is not None and _is_relu(relu, modules) else None
-        name = f"affine_{len(made)}"
-        module = _Affine(graph.get_submodule(str(norm.target)), relu=relu is not None)  # pyright: ignore[reportArgumentType]
-        graph.add_submodule(name, module)
-        made.append(module)
-        norm.target = name
-        if relu is not None:
+        relu = next(iter(norm.users))
+        if modules[str(norm.target)].running_mean is not None and _is_relu(relu, modules):
+            setattr(modules[str(norm.target)], _JOINED, True)
             relu.replace_all_uses_with(norm)
             graph.graph.erase_node(relu)
-    return made
 
 
 def _is_relu(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
@@ -180,36 +170,18 @@ def _is_relu(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     return _is(node, modules, nn.ReLU) or (node.op == "call_function" and node.target in _RELUS)
 
 
-def _affine_of_modules(view: nn.Module) -> list[_Affine]:
-    """Put one pass for every normalisation of a model that could not be traced."""
-    made: list[_Affine] = []
-    for parent, name, module in list(_children(view)):
-        if type(module) is nn.BatchNorm2d and module.running_mean is not None:
-            made.append(_Affine(module, relu=False))
-            setattr(parent, name, made[-1])
-    return made
-
-
-def _children(view: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    for parent in view.modules():
-        for name, module in parent.named_children():
-            yield parent, name, module
-
-
 # -- convolutions of images -----------------------------------------------------------------------------
 
 
-class _Thin(nn.Module):
-    """A convolution of few input channels with the same forward and a faster backward."""
+class _Thin:
+    """The forward of a convolution of few input channels, with a faster backward."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
         self.conv = conv
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the convolved x, (N, O, H', W')."""
+    def __call__(self, input: Tensor) -> Tensor:
         conv = self.conv
-        return _ThinPass.apply(x, conv.weight, conv.bias, conv.stride, conv.padding)  # pyright: ignore[reportReturnType]
+        return _ThinPass.apply(input, conv.weight, conv.bias, conv.stride, conv.padding)  # pyright: ignore[reportReturnType]
 
 
 class _ThinPass(torch.autograd.Function):
@@ -242,15 +214,14 @@ class _ThinPass(torch.autograd.Function):
         return inner.to(ctx.dtype).contiguous(memory_format=torch.channels_last), None, None, None, None
 
 
-def _replace_thin(view: nn.Module) -> None:
-    """Replace the convolutions of few input channels that the faster backward is for."""
-    for parent, name, module in list(_children(view)):
-        if (
-            type(module) is nn.Conv2d
-            and module.in_channels <= _THIN
-            and module.groups == 1
-            and module.dilation == (1, 1)
-            and module.padding_mode == "zeros"
-            and isinstance(module.padding, tuple)
-        ):
-            setattr(parent, name, _Thin(module))
+def _is_thin(module: nn.Conv2d) -> bool:
+    """Return whether the faster backward is for this convolution."""
+    return (
+        type(module) is nn.Conv2d
+        and module.in_channels <= _THIN
+        and module.groups == 1
+        and module.dilation == (1, 1)
+        and module.padding_mode == "zeros"
+        and isinstance(module.padding, tuple)
+        and module.weight.device.type == "cpu"
+    )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from robustscape.modes import frozen_statistics
 from robustscape.runtime.rewriting import Refresh, rewritten
 from robustscape.runtime.settings import Runtime, channels_last
 
@@ -27,13 +28,32 @@ class Lowered(nn.Module):
         self.model = model
         self.kind = runtime.torch_device().type
         self.low = runtime.dtype()
+        self.suited: bool | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of x, (N, K), in float32; a float64 x goes through the model as it is."""
+        if self.suited is None:
+            self.suited = takes_channels_last(self.model, x)
+        x = channels_last(x) if self.suited else x.contiguous()
         if self.low == torch.float32 or x.dtype == torch.float64:
-            return self.model(channels_last(x))
+            return self.model(x)
         with torch.autocast(self.kind, dtype=self.low, cache_enabled=False):
-            return self.model(channels_last(x)).float()
+            return self.model(x).float()
+
+
+def takes_channels_last(model: nn.Module, x: Tensor) -> bool:
+    """Return whether the model runs on channels-last images; the weights of one that does not become contiguous.
+
+    A forward that flattens by ``view`` does not. It is tried on two examples and leaves no trace but the strides.
+    """
+    few = channels_last(x[:2].detach())
+    with torch.no_grad(), frozen_statistics(model), torch.random.fork_rng(devices=[]):
+        try:
+            model(few)
+        except RuntimeError:
+            model.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+            return False
+    return True
 
 
 class Compiled(nn.Module):
@@ -59,7 +79,10 @@ class Compiled(nn.Module):
             return self.module(x)
         from torch._dynamo.exc import FailOnRecompileLimitHit
 
-        first, self.shape = self.shape is None, x.shape
+        if first := self.shape is None:
+            with torch.no_grad():
+                self.module(x[:2])  # what it settles at its first call is not compiled
+        self.shape = x.shape
         with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
             try:
                 return self.code(x)
@@ -88,14 +111,15 @@ class FastView:
 
     Entering copies the model's present weights and buffers into the same derived buffers and gives a
     module in eval mode whose parameters need no gradient: differentiable to inputs only. The model must not
-    change while it is entered, and is never changed by it. Entering inside itself is an error.
+    change while it is entered, and is never changed by it. Entering inside itself is an error. A model that
+    cannot be copied is used as it is.
     """
 
     def __init__(self, model: nn.Module, runtime: Runtime) -> None:
         self.model = model
         self.runtime = runtime
         self._view: nn.Module | None = None
-        self._pairs: list[tuple[Tensor, Tensor]] = []
+        self._copy: nn.Module | None = None
         self._refreshes: list[Refresh] = []
         self._entered = False
 
@@ -104,11 +128,14 @@ class FastView:
         assert not self._entered, "the fast view is entered already"
         if self._view is None:
             self._view = self._derive()
-        with torch.no_grad():
-            for derived, source in self._pairs:
-                derived.copy_(source)
-            for refresh in self._refreshes:
-                refresh()
+        if self._copy is not None:
+            # By name: a forward may have put other tensors into the model's buffers.
+            derived = _tensors(self._copy)
+            with torch.no_grad():
+                for name, source in _tensors(self.model).items():
+                    derived[name].copy_(source)
+                for refresh in self._refreshes:
+                    refresh()
         self._entered = True
         return self._view
 
@@ -118,19 +145,24 @@ class FastView:
 
     def _derive(self) -> nn.Module:
         """Make the copy: low-precision weights where the arithmetic is low, channels-last, fewer passes."""
-        derived = copy.deepcopy(self.model).eval().requires_grad_(False)
+        try:
+            self._copy = derived = copy.deepcopy(self.model).eval().requires_grad_(False)
+        except RuntimeError as error:
+            warnings.warn(f"the model cannot be copied and runs as it is: {first_line(error)}", stacklevel=3)
+            return self.model
         derived = derived.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         low = self.runtime.dtype()
         if low != torch.float32:
             for module in derived.modules():
                 if isinstance(module, _LOW):
                     module.to(low)
-        sources = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
-        copies = dict(derived.named_parameters()) | dict(derived.named_buffers())
-        self._pairs = [(copies[name], sources[name]) for name in copies]
         derived, self._refreshes = rewritten(derived, self.model, fused=self.runtime.compile != "yes")
-        view = derived if low == torch.float32 else Lowered(derived, self.runtime)
+        view = Lowered(derived, self.runtime)
         return Compiled(view) if self.runtime.compile == "yes" else view
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return dict(model.named_parameters()) | dict(model.named_buffers())
 
 
 class PlainView:

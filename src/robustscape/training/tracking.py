@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from robustscape.evaluation.subject import batches, judge, search
-from robustscape.runtime import FastView, PlainView, Runtime, channels_last
+from robustscape.runtime import FastView, PlainView, Runtime
 from robustscape.runtime.ranks import sum_over_ranks, turns
 from robustscape.training.log import Tracked
 from robustscape.types import Attack, Images, Subject
@@ -30,7 +30,7 @@ def track(
     images = images.take(slice(0, n))
     subject = Subject(
         model=model,
-        x=channels_last(images.pixels()),
+        x=images.pixels(),
         y=images.y,
         index=images.index,
         seed=seed,
