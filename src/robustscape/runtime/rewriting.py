@@ -43,6 +43,8 @@ def rewritten(view: nn.Module, source: nn.Module, *, fused: bool) -> tuple[nn.Mo
         graph.delete_all_unused_submodules()
         graph.recompile()
     for module in view.modules():
+        if "forward" in vars(module):
+            continue
         if fused and type(module) is nn.BatchNorm2d and module.running_mean is not None:
             module.forward = _Affine(module)
         if isinstance(module, nn.Conv2d) and _is_thin(module):
