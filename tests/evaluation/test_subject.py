@@ -30,6 +30,8 @@ def test_contract_arrays_become_tensors_of_the_models_type():
         (linear(), X * 255, Y, {}, "255"),
         (linear(), X * 2 - 1, Y, {}, "normalised"),
         (linear(2), X, Y, {}, "2 outputs"),
+        (linear(), X, Y.clamp(max=2) + 1, {}, "did you mean y - 1"),
+        (torch.sin, X, Y, {}, "must be a torch.nn.Module"),
         (linear(), X, Y, {"classes": ("cat", "dog")}, "2 classes"),
         (linear(), X, Y, {"index": torch.arange(4)}, "4 indices"),
         (linear(), X, Y, {"batch": 0}, "batch"),

@@ -60,6 +60,10 @@ def subject(
             model in half precision or whose output for the first images is not logits; or more devices than
             there are ranks.
     """
+    if not isinstance(model, nn.Module):
+        raise BadInput(
+            f"the model must be a torch.nn.Module, not {type(model).__name__}; did you mean to wrap it in one?"
+        )
     tensors = [*model.parameters(), *model.buffers()]
     dtypes = {tensor.dtype for tensor in tensors}
     if dtypes & set(_HALF):
@@ -79,7 +83,8 @@ def subject(
     ).clamp(0, 1)
     outputs = _outputs(model, images[:_LOOK], len(classes) or None)
     if int(labels.max()) >= outputs:
-        raise BadInput(f"labels go up to {int(labels.max())}, but the model has {outputs} outputs")
+        meant = "; did you mean y - 1?" if int(labels.max()) == outputs and int(labels.min()) >= 1 else ""
+        raise BadInput(f"labels go up to {int(labels.max())}, but the model has {outputs} outputs{meant}")
     where = torch.arange(len(images)) if index is None else torch.as_tensor(index)
     if len(where) != len(images):
         raise BadInput(f"{len(images)} images came with {len(where)} indices")
