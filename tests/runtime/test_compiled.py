@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import warnings
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustscape.runtime import Runtime, fast, graphs_compiled
-from robustscape.runtime.view import Compiled
+from robustscape.runtime.view import compiled, graphed, lowered
 
 pytestmark = [
     pytest.mark.slow,
@@ -54,18 +55,18 @@ def test_contract_what_does_not_compile_runs_eagerly_and_says_why(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile.func, backend=broken))
     net = _net()
-    compiled = Compiled(net)
+    module = compiled(net)
     with pytest.warns(UserWarning, match="Sequential does not compile and runs eagerly: .*") as told:
-        first = compiled(X)
+        first = module(X)
     assert torch.equal(first, net(X)) and len(told) == 1 and "long story" not in str(told[0].message)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert torch.equal(compiled(X), net(X))
+        assert torch.equal(module(X), net(X))
 
 
 def test_contract_the_models_own_error_is_raised_as_it_is():
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        Compiled(_net())(X[:, :2])
+        compiled(_net())(X[:, :2])
 
 
 class _Counts(nn.Module):
@@ -82,8 +83,63 @@ class _Counts(nn.Module):
 
 
 def test_contract_code_that_is_compiled_anew_at_every_call_is_a_loud_failure():
-    compiled = Compiled(_Counts())
+    module = compiled(_Counts())
     x = X.clone().requires_grad_()
     with pytest.raises(RuntimeError, match="_Counts is compiled anew at every call"):
         for _ in range(12):
-            compiled(x)
+            module(x)
+
+
+class _Decides(nn.Module):
+    """Python that branches on the data."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if float(x.detach().sum()) > 0 else x * 3
+
+
+def test_contract_a_model_that_decides_by_its_data_runs_eagerly_and_says_why():
+    module = compiled(_Decides())
+    with pytest.warns(UserWarning, match=r"^_Decides does not compile and runs eagerly: \S.*$"):
+        assert torch.equal(module(X), X * 2)
+    assert torch.equal(module(-X), X * -3)
+
+
+def test_contract_compiling_moves_no_running_statistics_but_those_of_the_batch_itself():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2)).train()
+    alike = copy.deepcopy(net)
+    x = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(lowered(net, Runtime(device="cpu", precision="float32", compile="yes"))(x), alike(x))
+    for moved, wanted in zip(net.buffers(), alike.buffers(), strict=True):
+        torch.testing.assert_close(moved, wanted)
+
+
+def test_contract_what_a_cuda_graph_gives_outlives_the_next_replay(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", _same_memory)
+    module, net = graphed(_net()), _net()
+    one, two = X.clone().requires_grad_(), X.flip(0).clone().requires_grad_()
+    first = module(one)
+    (slope,) = torch.autograd.grad(first.square().sum(), one)
+    (other,) = torch.autograd.grad(module(two).square().sum(), two)
+    assert torch.equal(first, net(X)) and not torch.equal(slope, other)
+    (wanted,) = torch.autograd.grad(net(one).square().sum(), one)
+    assert torch.equal(slope, wanted) and torch.equal(module(X[:2]), net(X[:2]))
+
+
+def _same_memory(function, samples):
+    """Do as torch's graphs do: every output and every gradient is in the same place as the last one."""
+    with torch.no_grad():
+        output, gradient = function(*samples).clone(), samples[0].detach().clone()
+
+    class Replay(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x.detach())
+            return output.copy_(function(x)).detach()
+
+        @staticmethod
+        def backward(ctx, slope):
+            with torch.enable_grad():
+                x = ctx.saved_tensors[0].requires_grad_()
+                return gradient.copy_(torch.autograd.grad(function(x), x, slope)[0]).detach()
+
+    return Replay.apply

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from robustscape.runtime import Runtime, threads
+from robustscape.runtime.settings import exact_products
 from robustscape.types import BadInput
 
 
@@ -14,6 +15,7 @@ from robustscape.types import BadInput
     [
         (dict(device="gpu"), "did you mean cpu or cuda"),
         (dict(threads=-1), "at least 0"),
+        (dict(device="cpu", precision="tf32"), "is CUDA's, and the device is 'cpu'; did you mean bfloat16"),
     ],
 )
 def test_contract_what_the_machine_lacks_is_refused(settings, hint):
@@ -32,3 +34,30 @@ def test_contract_threads_are_given_back():
     with threads(Runtime(threads=1)):
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
+
+
+def test_contract_what_cuda_is_told_is_given_back(monkeypatch):
+    """The flags exist without a device; here the device is said to be one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    before = _flags()
+    with threads(Runtime(device="cuda", precision="tf32")):
+        assert _flags() == (True, "high", True)
+        with exact_products(torch.device("cuda")):
+            assert _flags() == (False, "highest", True)
+        assert _flags() == (True, "high", True)
+    assert _flags() == before
+
+
+def _flags():
+    cudnn, asked = torch.backends.cudnn, torch.get_float32_matmul_precision()
+    return cudnn.allow_tf32, asked, torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "tf32"])
+def test_contract_a_precision_that_a_gpu_lacks_is_refused(monkeypatch, precision):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "an old GPU")
+    with pytest.raises(BadInput, match=f"precision '{precision}' is not one of an old GPU.*did you mean float32"):
+        Runtime(device="cuda", precision=precision)

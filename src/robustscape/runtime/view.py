@@ -13,6 +13,7 @@ from robustscape.modes import frozen_statistics
 from robustscape.runtime.rewriting import Refresh, rewritten
 from robustscape.runtime.settings import Runtime, channels_last
 
+Code = Callable[[Tensor], Tensor]
 _LOW = (nn.Conv2d, nn.Linear)  # modules that autocast runs in low precision, so their copies hold it
 
 
@@ -32,13 +33,21 @@ class Lowered(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of x, (N, K), in float32; a float64 x goes through the model as it is."""
+        if self.low == torch.float32 or x.dtype == torch.float64:
+            return self._run(x)
+        with torch.autocast(self.kind, dtype=self.low, cache_enabled=False):
+            return self._run(x).float()
+
+    def _run(self, x: Tensor) -> Tensor:
         if self.suited is None:
             self.suited = takes_channels_last(self.model, x)
-        x = channels_last(x) if self.suited else x.contiguous()
-        if self.low == torch.float32 or x.dtype == torch.float64:
-            return self.model(x)
-        with torch.autocast(self.kind, dtype=self.low, cache_enabled=False):
-            return self.model(x).float()
+        return self.model(channels_last(x) if self.suited else x.contiguous())
+
+
+def lowered(model: nn.Module, runtime: Runtime) -> nn.Module:
+    """Return the model, shared and not copied, as the runtime runs it: ``Lowered``, and compiled if it says so."""
+    module = Lowered(model, runtime)
+    return compiled(module) if runtime.compile == "yes" else module
 
 
 def takes_channels_last(model: nn.Module, x: Tensor) -> bool:
@@ -56,18 +65,25 @@ def takes_channels_last(model: nn.Module, x: Tensor) -> bool:
     return True
 
 
-class Compiled(nn.Module):
-    """A module whose code is compiled for the shape that it is first given with gradients enabled.
+class Prepared(nn.Module):
+    """A module that is prepared for the shape that it is first given with gradients enabled: see ``compiled``.
 
-    Anything else (a ragged last batch, a forward without gradients) runs as it is, so that there is one graph
-    whatever is asked. What cannot be compiled runs as it is too, and one warning says why.
+    Anything else (a ragged last batch, a forward without gradients) runs as it is, so that it is prepared once
+    whatever is asked. What cannot be prepared runs as it is too, and one warning says why.
+
+    Args:
+        module: What is run.
+        prepare: Makes something faster of it for inputs like the one given.
+        words: What prepared modules do, for the warning: "compile".
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, prepare: Callable[[nn.Module, Tensor], Code], words: str) -> None:
         super().__init__()
         self.module = module
+        self.prepare = prepare
+        self.words = words
         self.shape: torch.Size | None = None
-        self.code: Callable[[Tensor], Tensor] = torch.compile(module, dynamic=False)
+        self.code: Code = module.__call__
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the module's output for x.
@@ -77,28 +93,74 @@ class Compiled(nn.Module):
         """
         if not torch.is_grad_enabled() or self.shape not in (None, x.shape):
             return self.module(x)
-        from torch._dynamo.exc import FailOnRecompileLimitHit
-
         if first := self.shape is None:
-            with torch.no_grad():
-                self.module(x[:2])  # what it settles at its first call is not compiled
+            with torch.no_grad(), frozen_statistics(self.module):
+                self.module(x[:2])  # what it settles at its first call is not prepared for
         self.shape = x.shape
-        with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
-            try:
-                return self.code(x)
-            except FailOnRecompileLimitHit as error:
-                raise RuntimeError(
-                    f"{type(self.module).__name__} is compiled anew at every call: {first_line(error)}"
-                ) from None
-            except Exception as error:
-                if not first:
-                    raise
-                reason = first_line(error)
+        try:
+            if first:
+                self.code = self.prepare(self.module, x)
+            return self.code(x)
+        except torch.OutOfMemoryError:
+            self.shape = None if first else self.shape
+            raise
+        except Exception as error:
+            if not first:
+                raise
+            reason = first_line(error)
         # Outside the handler: if it is the model's own error, this raises it without the compiler's.
-        self.code = self.module
+        self.code = self.module.__call__
         output = self.module(x)
-        warnings.warn(f"{type(self.module).__name__} does not compile and runs eagerly: {reason}", stacklevel=2)
+        warnings.warn(f"{_name(self.module)} does not {self.words} and runs eagerly: {reason}", stacklevel=2)
         return output
+
+
+def compiled(module: nn.Module) -> Prepared:
+    """Return the module compiled for one shape, as one graph: a model that decides by its data does not compile."""
+    return Prepared(module, _compiled, "compile")
+
+
+def _compiled(module: nn.Module, _: Tensor) -> Code:
+    from torch._dynamo import config
+    from torch._dynamo.exc import FailOnRecompileLimitHit
+
+    code: Code = torch.compile(module, dynamic=False, fullgraph=True)
+
+    def run(x: Tensor) -> Tensor:
+        try:
+            with config.patch(fail_on_recompile_limit_hit=True):
+                return code(x)
+        except FailOnRecompileLimitHit as error:
+            raise RuntimeError(f"{_name(module)} is compiled anew at every call: {first_line(error)}") from None
+
+    return run
+
+
+def graphed(module: nn.Module) -> Prepared:
+    """Return the module, which needs no gradients of weights, as CUDA graphs for one shape.
+
+    A graph writes into the same memory at every replay, so outputs and gradients are copied out of it.
+    """
+    return Prepared(module, _captured, "run as a CUDA graph")
+
+
+def _captured(module: nn.Module, x: Tensor) -> Code:
+    sample = x.detach().clone().requires_grad_()
+    # A function, since a module would have its own forward replaced.
+    replay: Code = torch.cuda.make_graphed_callables(lambda x: module(x), (sample,))  # pyright: ignore[reportAssignmentType]
+
+    def run(x: Tensor) -> Tensor:
+        inner = x.clone()
+        if inner.requires_grad:
+            inner.register_hook(torch.clone)
+        return replay(inner).clone()
+
+    return run
+
+
+def _name(module: nn.Module) -> str:
+    """Return what the user calls the module."""
+    return type(module.model if isinstance(module, Lowered) else module).__name__
 
 
 def first_line(error: BaseException) -> str:
@@ -150,15 +212,16 @@ class FastView:
         except RuntimeError as error:
             warnings.warn(f"the model cannot be copied and runs as it is: {first_line(error)}", stacklevel=3)
             return self.model
-        derived = derived.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         low = self.runtime.dtype()
         if low != torch.float32:
             for module in derived.modules():
                 if isinstance(module, _LOW):
                     module.to(low)
+        # Last, since a change of type forgets the format of weights of one input channel.
+        derived = derived.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         derived, self._refreshes = rewritten(derived, self.model, fused=self.runtime.compile != "yes")
-        view = Lowered(derived, self.runtime)
-        return Compiled(view) if self.runtime.compile == "yes" else view
+        view = lowered(derived, self.runtime)
+        return graphed(view) if self.runtime.torch_device().type == "cuda" else view
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
