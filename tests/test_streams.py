@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustscape.streams import Streams, numbered
+from robustscape.streams import Apart, Streams, joined, numbered
 
 
 def _splitmix(seed: int, count: int) -> list[int]:
@@ -91,3 +91,31 @@ def test_contract_global_random_state_is_not_touched():
     numbered(torch.zeros(2, 1), "x").normal(5)
     Streams(0).order(5)
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("draw", [("uniform", 3, 4), ("normal", 5), ("sign", 2), ("integers", 7, 2), ("bits", 2)])
+def test_contract_joined_streams_give_each_run_what_it_gives_alone(draw):
+    name, *shape = draw
+    runs = [
+        Streams(1, ("train", 4), torch.tensor([3, 0, 8])),
+        Streams(-2, ("train", 5), torch.tensor([3, 1])),
+        Streams(1, ("other",), torch.tensor([3])),
+    ]
+    both = getattr(joined(runs).tag("ball", 0), name)(*shape)
+    assert len(both) == 6
+    for rows, run in zip(both.split([3, 2, 1]), runs, strict=True):
+        assert torch.equal(rows, getattr(run.tag("ball", 0), name)(*shape))
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda rng: rng.of(torch.arange(2)),
+        lambda rng: rng.key(),
+        lambda rng: rng.order(3),
+        lambda rng: rng.torch_seed(),
+    ],
+)
+def test_contract_joined_streams_have_no_number_of_their_own(ask):
+    with pytest.raises(Apart, match="joined"):
+        ask(joined([Streams(0, ("a",), torch.arange(2)), Streams(1, ("a",), torch.arange(2))]))

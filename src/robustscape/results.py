@@ -25,6 +25,7 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from robustscape.config import from_plain, to_plain
 from robustscape.types import BadInput, Plain, Provenance
@@ -212,4 +213,5 @@ def provenance(
         model=model,
         data=data,
         settings=to_plain(settings),
+        ranks=dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1,
     )

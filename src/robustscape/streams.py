@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,6 +35,10 @@ def _mix(z: Tensor) -> Tensor:
     return z ^ _shift(z, 31)
 
 
+class Apart(RuntimeError):
+    """Several runs were to be done as one, and this can only be done for each alone."""
+
+
 @dataclass(frozen=True)
 class Streams:
     """One stream of random numbers per example (or one stream alone).
@@ -42,22 +47,36 @@ class Streams:
         seed: The run's seed, any integer.
         tags: The purpose, and whatever else tells two uses apart (epoch, restart, parameter name).
         index: Example indices, (N,), int64: results then have a leading dimension N. None: one stream.
+        parts: The streams that these are made of, see ``joined``; none for streams of one run.
     """
 
     seed: int = 0
     tags: tuple[str | int, ...] = ()
     index: Tensor | None = None
+    parts: tuple[Streams, ...] = ()
 
     def tag(self, *tags: str | int) -> Streams:
         """Return the streams of a further purpose."""
-        return replace(self, tags=(*self.tags, *tags))
+        return replace(self, tags=(*self.tags, *tags), parts=tuple(part.tag(*tags) for part in self.parts))
 
     def of(self, index: Tensor) -> Streams:
-        """Return the same purpose for other examples, (M,), int64."""
+        """Return the same purpose for other examples, (M,), int64.
+
+        Raises:
+            Apart: the streams are joined: an index does not say of which run.
+        """
+        if self.parts:
+            raise Apart("other examples were asked of joined streams, and an index does not say of which run")
         return replace(self, index=index)
 
     def key(self) -> int:
-        """Return the 64-bit number (signed) that seed and tags stand for."""
+        """Return the 64-bit number (signed) that seed and tags stand for.
+
+        Raises:
+            Apart: the streams are joined: each run has its own.
+        """
+        if self.parts:
+            raise Apart("one number was asked of joined streams, and each run has its own")
         text = repr((self.seed, self.tags)).encode()
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
 
@@ -68,8 +87,15 @@ class Streams:
         place = torch.arange(1, count + 1, dtype=torch.int64, device=device) * _GOLDEN
         if self.index is None:
             return _mix(place + self.key()).view(shape)
-        start = _mix(_mix(self.index.to(device) * _GOLDEN) ^ self.key())
+        start = _mix(_mix(self.index.to(device) * _GOLDEN) ^ self._keys(device))
         return _mix(start[:, None] + place).view(-1, *shape)
+
+    def _keys(self, device: torch.device | str | None) -> int | Tensor:
+        """Return the key of the run, or of each example's run, (N,)."""
+        if not self.parts:
+            return self.key()
+        keys = [torch.full_like(part.index, part.key()) for part in self.parts if part.index is not None]
+        return torch.cat(keys).to(device)
 
     def uniform(
         self,
@@ -105,6 +131,17 @@ class Streams:
     def torch_seed(self) -> int:
         """Return a seed for code that draws from a torch or NumPy generator: 32 bits."""
         return self.key() & 0xFFFFFFFF
+
+
+def joined(parts: Sequence[Streams]) -> Streams:
+    """Return the streams of several runs as one: the rows of each are, bit for bit, what it gives alone.
+
+    Args:
+        parts: Streams of one run each, all with an index; their rows follow one another.
+    """
+    index = [part.index for part in parts if part.index is not None]
+    assert len(index) == len(parts), "streams without an index have no rows to join"
+    return Streams(index=torch.cat(index), parts=tuple(parts))
 
 
 def numbered(x: Tensor, *purpose: str | int, seed: int = 0) -> Streams:

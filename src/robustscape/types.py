@@ -278,11 +278,12 @@ class Provenance:
         commit: Commit of the source tree, "" outside one; "+" at the end where it was changed.
         device: The processor in words.
         precision: What the search ran in, for example "bfloat16 search, float32 confirmation".
-        threads: CPU threads.
+        threads: CPU threads, of each rank.
         seed: Seed of all random numbers.
         model: What was measured: a run directory and checkpoint, or a name.
         data: Which data, for example "MNIST, test, first 1000".
         settings: The component that made it, as plain data.
+        ranks: Processes of one group that shared the work, 1 without a group.
     """
 
     created: str
@@ -296,6 +297,7 @@ class Provenance:
     model: str
     data: str
     settings: Plain
+    ranks: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,6 +313,7 @@ class Subject:
         view: What attacks run on in place of ``model``: a context manager giving the fast view.
         batch: Examples per forward.
         runtime: The ``runtime.Runtime`` that the view was made with.
+        parts: How many of a batch's examples are worked through at once, as ``runtime.memory.Parts``; None for all.
         classes: Class names, K; empty where they are not known.
         split: Which split the examples are from, for example "test"; "" where that is not known.
         model_name: What was measured, for provenance.
@@ -325,6 +328,7 @@ class Subject:
     view: Any
     batch: int
     runtime: Any
+    parts: Any = None
     classes: tuple[str, ...] = ()
     split: str = ""
     model_name: str = ""
@@ -347,4 +351,17 @@ class Measurement(Protocol):
 
     def collect(self, subject: Subject, values: Sequence[Plain], provenance: Provenance) -> Provenanced:
         """Make the Result from the values of all points, in their order."""
+        ...
+
+
+@runtime_checkable
+class Grouped(Measurement, Protocol):
+    """A measurement that takes several points of some subjects in one pass."""
+
+    def at_once(self, subject: Subject) -> int:
+        """Return how many points ``several`` takes in one pass; 1 where each is to be measured alone."""
+        ...
+
+    def several(self, subject: Subject, points: Sequence[Plain]) -> list[Plain]:
+        """Return the values of up to so many points, equal to those of ``at`` but for rounding."""
         ...

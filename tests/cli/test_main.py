@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from robustscape import __version__, cli
-from robustscape.cli import VERBS, display, main, train
+from robustscape.cli import VERBS, display, main
 from robustscape.cli import recipes as recipes_verb
 from robustscape.cli.recipes import recipe, recipes
 from robustscape.recipes import execute
@@ -135,6 +135,7 @@ def test_end_to_end_a_pipe_sees_one_plain_line_an_epoch(capsys, tmp_path):
         (["train", "digits_at", "--objective.attack.threat.eps", "8"], "did you mean 8/255"),
         (["train", "digits_at", "--weights", "apw"], "did you mean awp"),
         (["train", "digits_at", "--seeds", "0,0"], "named twice"),
+        (["train", "digits_at", "--processes", "-1"], "at least 0"),
         (["train", "digits_at", "--training.epochs", "0"], "at least 1"),
         (["train", "mnist_at", "--data-dir", "no/such/folder"], "--data-dir must name a folder"),
         (["train", "mnist_at", "--data-dir"], "--data-dir must name a folder"),
@@ -309,7 +310,12 @@ def test_contract_progress_gives_back_what_the_work_returns():
 @pytest.mark.parametrize(("words", "seeds"), [(["0,1,2"], (0, 1, 2)), (["3"], (3,)), (["4", "5"], (4, 5))])
 def test_contract_seeds_have_commas_or_spaces(words, seeds, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(train, "train", lambda run, folder, *, name: seen.append((run.seed, folder.name)))
+
+    def none(jobs, **_):
+        seen.extend((run.seed, folder.name) for run, folder in jobs)
+        yield from ()
+
+    monkeypatch.setattr(execute, "train_several", none)
     assert main(["train", "digits_at", "--seeds", *words, "--out", str(tmp_path)]) == 0
     assert seen == [(seed, f"seed-{seed}") for seed in seeds]
 

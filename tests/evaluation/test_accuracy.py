@@ -12,6 +12,7 @@ from robustscape.evaluation.accuracy import Evaluating, evaluate, evaluating
 from robustscape.evaluation.subject import drained, subject
 from robustscape.results import load, save
 from robustscape.runtime import TRUTH, PlainView
+from robustscape.runtime.predicting import search_bytes
 from robustscape.types import BadInput, Diverged
 
 
@@ -100,6 +101,19 @@ def test_contract_flags_do_not_depend_on_the_batch_size():
     assert np.array_equal(whole.fooled, parts.fooled)
     # one example's arithmetic may differ in the last bits between compute shapes
     assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
+
+
+def test_contract_flags_do_not_depend_on_memory():
+    model, (x, y) = small_net(), small_data()
+    settings = {"eps": 0.03, "steps": 5, "loss_steps": 5, "batch_size": 20}
+    whole = evaluate(model, x, y, runtime=TRUTH, **settings)
+    for_ten = replace(TRUTH, memory_limit=10.5 * search_bytes(model, TRUTH, x) / 2**30)
+    with pytest.warns(UserWarning, match="a batch of 20: it is worked through 10 at a time") as told:
+        parts = evaluate(model, x, y, runtime=for_ten, **settings)
+    assert len(told) == 1 and np.array_equal(whole.fooled, parts.fooled)
+    assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
+    with pytest.warns(UserWarning, match="a batch of 20: it is worked through 10 at a time"):
+        drained(evaluating(Evaluating(batch_size=20, steps=1), subject(model, x, y, runtime=for_ten, batch=7)))
 
 
 def test_contract_an_example_is_what_it_is_in_any_company():

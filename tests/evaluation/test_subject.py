@@ -1,12 +1,14 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
-from robustscape.evaluation.subject import batches, inside, judge, search, subject
+from robustscape.evaluation.subject import batches, fastest, inside, judge, performance, search, subject
+from robustscape.runtime import TRUTH, PlainView
 from robustscape.types import BadInput, Diverged
 
 
@@ -100,3 +102,66 @@ def test_contract_a_float64_buffer_does_not_make_a_float32_model_a_float64_one()
     assert made.x.dtype == torch.float32
     with made.view as searched:
         assert searched(made.x).dtype == torch.float32
+
+
+# -- less memory ---------------------------------------------------------------------------------------
+
+ATTACK = PGD(threat=ThreatModel(eps=0.3), steps=3)
+FOR_TWO = replace(TRUTH, memory_limit=2.5 * 3 * 16 / 2**30)  # a linear layer keeps its input and needs two more
+
+
+def watched(seen, most=5):
+    """Return a model that notes how many rows it is given, and runs out of memory with too many."""
+
+    def hook(module, inputs):
+        seen.append(len(inputs[0]))
+        if seen[-1] > most:
+            raise torch.OutOfMemoryError
+
+    model = linear()
+    model[1].register_forward_pre_hook(hook)
+    return model
+
+
+def test_contract_what_memory_does_not_hold_is_worked_through_in_parts():
+    seen = []
+    model = watched(seen)
+    whole = performance(subject(linear(), X, Y, runtime=TRUTH), ATTACK, "test")
+    with pytest.warns(UserWarning, match="memory does not hold a batch of 5: it is worked through 2 at a time") as told:
+        made = replace(subject(model, X, Y, runtime=FOR_TWO), view=PlainView(model))
+    assert len(told) == 1 and (made.batch, made.parts.size) == (250, 2)
+    seen.clear()
+    assert vars(performance(made, ATTACK, "test")) == pytest.approx(vars(whole), rel=1e-6)
+    assert set(seen) == {1, 2}
+
+
+def test_contract_a_part_that_is_asked_for_is_no_news():
+    assert subject(linear(), X, Y, runtime=replace(TRUTH, micro_batch=3)).parts.size == 3
+
+
+def test_contract_out_of_memory_halves_once_with_the_same_result():
+    seen = []
+    whole = performance(subject(linear(), X, Y, runtime=TRUTH), ATTACK, "test")
+    made = replace(subject(linear(), X, Y, runtime=TRUTH), model=watched(seen, most=3))
+    with pytest.warns(UserWarning, match="out of memory: going on with 3 examples at once") as told:
+        found = [performance(made, ATTACK, "test") for _ in range(2)]
+    assert len(told) == 1 and seen.count(5) == 1
+    assert vars(found[0]) == vars(found[1]) == pytest.approx(vars(whole), rel=1e-6)
+
+
+def test_contract_too_little_memory_for_one_example_is_one_sentence():
+    with pytest.raises(BadInput, match="one example takes about") as caught:
+        subject(linear(), X, Y, runtime=replace(TRUTH, memory_limit=1e-9))
+    assert "\n" not in str(caught.value)
+
+
+def test_contract_the_fastest_subject_is_parted_and_keeps_a_runtime_that_memory_does_not_move():
+    made = replace(subject(linear(), X, Y, runtime=FOR_TWO, batch=2), batch=5)
+    with pytest.warns(UserWarning, match="does not hold a batch of 5"):
+        ready, _ = fastest(made, ATTACK, 1)
+    assert ready.parts.size == 2 and ready.runtime.micro_batch == 0
+    assert fastest(subject(linear(), X, Y, runtime=TRUTH), ATTACK, 1)[0].parts.size > 5
+    assert fastest(ready, None, 1) == (ready, 1)
+    double = replace(subject(linear().double(), X, Y, runtime=TRUTH), runtime=FOR_TWO)
+    with pytest.warns(UserWarning, match="1 at a time"):
+        assert fastest(double, ATTACK, 1)[0].parts.size == 1

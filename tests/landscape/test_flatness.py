@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from robustscape.attacks.threat import ThreatModel
 from robustscape.evaluation.subject import subject
 from robustscape.landscape.flatness import AverageFlatness, t_interval
 from robustscape.landscape.runner import measure
+from robustscape.runtime import TRUTH
 from robustscape.types import BadInput
 from robustscape.weights.space import select
 
@@ -159,3 +162,38 @@ def test_reference_t_interval_is_scipys():
 def test_contract_settings_that_cannot_be_meant_are_refused(wrong, says):
     with pytest.raises(BadInput, match=says):
         AverageFlatness(**wrong)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        AverageFlatness(attack=ATTACK, samples=4),
+        AverageFlatness(attack=ATTACK, samples=3, mode="as_published"),
+        AverageFlatness(attack=ATTACK, samples=3, mode="as_published", reference=replace(ATTACK, restarts=3)),
+    ],
+)
+def test_closed_form_several_points_in_one_pass_are_what_each_is_alone(settings):
+    x, y = torch.rand(8, 1, 4, 4, dtype=torch.float64), torch.arange(8) % 3
+    made = subject(rescaled_layers(1.0), x, y, batch=5)
+    points = settings.points()
+    assert settings.at_once(made) == len(points)
+    several = settings.several(made, points)
+    for point, value in zip(points, several, strict=True):
+        assert value == pytest.approx(settings.at(made, point), rel=1e-12)
+    assert settings.several(made, points[::-1])[0] == pytest.approx(several[-1], rel=1e-12)
+    found = measure(settings, made)
+    assert [found.reference_robust_loss, *found.robust_losses] == [value["robust_loss"] for value in several]
+
+
+def test_contract_other_networks_are_measured_at_one_point_after_the_other():
+    made = subject(rescaled_convolution(1.0), torch.rand(4, 1, 4, 4, dtype=torch.float64), torch.arange(4) % 3)
+    settings = AverageFlatness(attack=ATTACK, samples=2)
+    assert settings.at_once(made) == 1
+    assert settings.several(made, [0]) == [settings.at(made, 0)]
+
+
+def test_closed_form_no_radius_no_rise_of_several_either():
+    x, y = torch.rand(8, 1, 4, 4), torch.arange(8) % 3
+    made = subject(rescaled_layers(1.0).float(), x, y, runtime=TRUTH)
+    found = measure(AverageFlatness(attack=ATTACK, xi=0.0, samples=4), made)
+    assert found.robust.value == found.robust.low == found.clean.value == 0.0

@@ -7,8 +7,9 @@ from torch import nn
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
 from robustscape.evaluation.subject import subject
-from robustscape.landscape.runner import measure
+from robustscape.landscape.runner import measure, measuring
 from robustscape.landscape.slices import Slice
+from robustscape.runtime import TRUTH
 from robustscape.streams import Streams
 from robustscape.types import BadInput
 
@@ -91,3 +92,38 @@ def test_closed_form_without_a_ball_robust_is_clean():
 def test_contract_settings_that_cannot_be_meant_are_refused(wrong, says):
     with pytest.raises(BadInput, match=says):
         Slice(**wrong)
+
+
+@pytest.mark.parametrize("scheme", ["filter", "layer"])
+def test_closed_form_several_points_in_one_pass_are_what_each_is_alone(scheme):
+    one = looked_at()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 2)).double()
+    with torch.no_grad():
+        model[1].weight.copy_(one.model.w)
+        model[1].bias.copy_(one.model.b)
+    made = subject(model, one.x, one.y, seed=5, batch=4)
+    attack = PGD(threat=ThreatModel(eps=0.05), steps=4, result="best_loss")
+    settings = Slice(attack=attack, scheme=scheme, positions=3, directions=2)
+    points = settings.points()
+    assert settings.at_once(made) == 6 and settings.at_once(one) == 1
+    several = settings.several(made, points)
+    for point, value in zip(points, several, strict=True):
+        assert value == pytest.approx(settings.at(made, point), rel=1e-12)
+    assert settings.several(made, points[4:5])[0] == pytest.approx(several[4], rel=1e-12)
+    assert measure(settings, made).robust_loss.flatten().tolist() == [value["robust_loss"] for value in several]
+
+
+def test_end_to_end_passes_of_several_points_resume_to_the_same_bits(tmp_path, monkeypatch):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 5), nn.Softplus(), nn.Linear(5, 2))
+    made = subject(model, looked_at().x, looked_at().y, batch=4, runtime=TRUTH)
+    settings = Slice(attack=PGD(threat=ThreatModel(eps=0.05), steps=2), positions=3, directions=2)
+    monkeypatch.setattr("robustscape.runtime.together._PIXELS", 4 * 4 * 9)
+    assert settings.at_once(made) == 4
+    whole, partial = measure(settings, made), tmp_path / "partial"
+    for stop in (1, 5):
+        steps = measuring(settings, made, partial=partial)
+        while next(steps)[0] < stop:
+            pass
+        steps.close()
+        assert next(measuring(settings, made, partial=partial)) == (stop, 6)
+    assert np.array_equal(measure(settings, made, partial=partial).robust_loss, whole.robust_loss)

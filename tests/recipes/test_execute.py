@@ -16,14 +16,18 @@ import torch
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
 from robustscape.data.augment import CropFlip
+from robustscape.models.linear import Linear
 from robustscape.objectives.at import AT
+from robustscape.recipes import begun
 from robustscape.recipes.digits import digits_at, digits_at_awp
-from robustscape.recipes.execute import train
+from robustscape.recipes.execute import train, train_several
 from robustscape.recipes.run import Run
 from robustscape.results import read_json, write_json
 from robustscape.runtime import Runtime
+from robustscape.runtime.deciding import Decision
 from robustscape.training.loop import Epoch, Step
-from robustscape.types import BadInput
+from robustscape.training.optimizers.adam import Adam
+from robustscape.types import BadInput, Diverged
 
 
 def _small(run: Run, **changes) -> Run:
@@ -143,6 +147,7 @@ from dataclasses import replace
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
 from robustscape.data.augment import CropFlip
+from robustscape.models.linear import Linear
 from robustscape.objectives.at import AT
 from robustscape.recipes.digits import digits_at_awp
 def make():
@@ -207,3 +212,130 @@ def test_contract_the_caller_keeps_its_threads(tmp_path):
     run = replace(_small(digits_at()), runtime=Runtime(threads=before + 1))
     seen = {torch.get_num_threads() for _ in train(run, tmp_path, name="digits_at")}
     assert seen == {before}
+
+
+# -- several runs --------------------------------------------------------------------------------------
+
+TRIED = Decision(precision="float32", compile="no", threads=2, processes=2, milliseconds={}, reason="a trial")
+
+
+def _seeds(folder: Path, count: int) -> list[tuple[Run, Path]]:
+    return [(replace(_small(digits_at(), batch_size=400), seed=n), folder / f"seed-{n}") for n in range(count)]
+
+
+def _decided(folder: Path) -> tuple[int, int]:
+    decided = read_json(folder / "run.json")["decided"]
+    return decided["threads"], decided["processes"]
+
+
+def test_end_to_end_side_by_side_gives_the_bits_that_each_run_gives_alone(tmp_path):
+    runs = _seeds(tmp_path / "beside", 2)
+    events = list(train_several(runs, name="digits_at", processes=2))
+    steps = {n: [event.done for m, event in events if n == m and isinstance(event, Step)] for n in (0, 1)}
+    assert steps[0] == steps[1] == list(range(1, len(steps[0]) + 1))
+    run, folder = runs[1]
+    assert _decided(folder) == (1, 2) and read_json(folder / "run.json")["provenance"]["threads"] == 1
+    write_json(tmp_path / "alone" / "run.json", read_json(folder / "run.json"))
+    list(train(run, tmp_path / "alone", name="digits_at"))
+    for name in ("last.safetensors", "best.safetensors"):
+        assert _weights(tmp_path / "alone")[name] == _weights(folder)[name]
+    assert list(train_several(runs, name="digits_at")) == []
+
+
+def test_contract_a_trial_of_the_first_run_decides_for_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(begun, "decide", lambda *_, **__: TRIED)
+    runs = _seeds(tmp_path, 2)
+    next(train(*runs[0], name="digits_at"))  # alone: the threads that it begins with are kept
+    assert {n for n, _ in train_several(runs, name="digits_at")} == {0, 1}
+    assert [_decided(folder) for _, folder in runs] == [(2, 2), (1, 2)]
+    next(train_several([(runs[0][0], tmp_path / "single")], name="digits_at"))
+    assert _decided(tmp_path / "single") == (2, 2)
+
+
+def test_contract_one_after_another_where_it_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(begun, "decide", lambda *_, **__: TRIED)
+    runs = _seeds(tmp_path, 2)
+    numbers = [n for n, _ in train_several(runs, name="digits_at", processes=1)]
+    assert numbers == sorted(numbers) and set(numbers) == {0, 1}
+    assert [_decided(folder) for _, folder in runs] == [(2, 2), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "processes", "reason"),
+    [(Runtime(), -1, "at least 0"), (Runtime(threads=2), 2, "threads is 2"), (Runtime(device="meta"), 2, "not meta")],
+)
+def test_contract_processes_that_make_no_sense_are_refused(runtime, processes, reason, tmp_path):
+    runs = [(replace(run, runtime=runtime), folder) for run, folder in _seeds(tmp_path, 2)]
+    with pytest.raises(BadInput, match=reason):
+        next(train_several(runs, name="digits_at", processes=processes))
+    assert not any(tmp_path.iterdir())
+
+
+def test_contract_a_foreign_folder_is_refused_before_anything_is_trained(tmp_path):
+    runs = _seeds(tmp_path, 2)
+    (tmp_path / "seed-1").write_text("")
+    with pytest.raises(BadInput, match="seed-1 is a file"):
+        next(train_several(runs, name="digits_at"))
+    assert not (tmp_path / "seed-0").exists()
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_end_to_end_what_diverges_is_named(tmp_path, processes):
+    good, (run, folder) = _seeds(tmp_path, 2)
+    run = replace(run, training=replace(run.training, optimizer=Adam(lr=1e30)))
+    with pytest.raises(Diverged, match=r"seed-1: training stopped in epoch 1, step \d+: .*; the same command without"):
+        list(train_several([good, (run, folder)], name="digits_at", processes=processes))
+
+
+def test_end_to_end_linear_networks_train_as_one_and_each_as_alone(tmp_path):
+    runs = [(replace(run, model=Linear()), folder) for run, folder in _seeds(tmp_path / "beside", 5)]
+    events = train_several(runs, name="digits_at")
+    first = [next(events) for _ in range(7)]
+    assert [n for n, _ in first] == [0, 1, 2, 3, 4, 0, 1]  # in step, not one after another
+    events.close()
+    assert {n for n, _ in train_several(runs, name="digits_at")} == {0, 1, 2, 3, 4}
+    list(train_several([(run, tmp_path / "whole" / folder.name) for run, folder in runs], name="digits_at"))
+    list(train(*(runs[3][0], tmp_path / "alone"), name="digits_at"))
+    for _, folder in runs:
+        assert _weights(folder)["last.safetensors"] == _weights(tmp_path / "whole" / folder.name)["last.safetensors"]
+    together, alone = (
+        safetensors.torch.load(_weights(folder)["last.safetensors"]) for folder in (runs[3][1], tmp_path / "alone")
+    )
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name], value, rtol=1e-3, atol=1e-4)
+    assert list(train_several(runs, name="digits_at")) == []
+
+
+_SEVERAL = """
+import os, signal, sys
+from dataclasses import replace
+from pathlib import Path
+from tests_run import make
+from robustscape.recipes.execute import train_several
+if __name__ == "__main__":
+    at, out = int(sys.argv[1]), Path(sys.argv[2])
+    runs = [(replace(make(), seed=n), out / str(n)) for n in range(3)]
+    for number, event in enumerate(train_several(runs, name="digits_at_awp", processes=2)):
+        if number == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_end_to_end_killed_again_and_again_several_end_with_the_same_bits(tmp_path):
+    (tmp_path / "tests_run.py").write_text(_MAKE)
+    (tmp_path / "several.py").write_text(_SEVERAL)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+    def run(at: int, out: Path) -> int:
+        command = [sys.executable, str(tmp_path / "several.py"), str(at), str(out)]
+        return subprocess.run(command, env=environment, check=False).returncode
+
+    assert run(10**9, tmp_path / "whole") == 0
+    for at in (0, 30, 45):  # counted from where the runs before were killed
+        assert run(at, tmp_path / "killed") == -signal.SIGKILL
+    assert run(10**9, tmp_path / "killed") == 0
+    for seed in "012":
+        whole, killed = _weights(tmp_path / "whole" / seed), _weights(tmp_path / "killed" / seed)
+        assert killed["last.safetensors"] == whole["last.safetensors"]
+        assert _decided(tmp_path / "killed" / seed) == (1, 2)

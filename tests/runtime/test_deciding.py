@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from torch import nn
 
 from robustscape.attacks.pgd import PGD
+from robustscape.models.preact_resnet import PreActResNet
 from robustscape.runtime import Runtime, deciding
-from robustscape.runtime.deciding import decide, passes, remembered
+from robustscape.runtime.deciding import Decision, decide, decision_of, passes
+from robustscape.runtime.remembering import read
+from robustscape.types import BadInput
 
 CPU = Runtime(device="cpu")
 X = torch.rand(4, 1, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -86,7 +89,7 @@ def test_contract_a_decision_is_remembered_by_model_shape_and_class_of_work(time
     assert decide(CPU, _net(), X[:2], work=1000, cache=cache).precision == "float32"
     assert decide(CPU, _net(), X, work=100, cache=cache).precision == "float32"
     assert decide(CPU, _net(), X, work=1000, cache=cache) == first
-    assert [entry["shape"] for entry in remembered(cache)] == [[4, 1, 6, 6], [2, 1, 6, 6]]
+    assert [entry["shape"] for entry in read(cache).values()] == [[4, 1, 6, 6], [2, 1, 6, 6]]
 
 
 def test_contract_a_broken_cache_is_made_anew(times, tmp_path):
@@ -109,3 +112,108 @@ def test_closed_form_passes_of_an_attack():
     y = torch.tensor([0, 1, 2, 0])
     assert passes(PGD(steps=7), _net(), X, y) == 7
     assert passes(PGD(steps=7, restarts=3, result="best_loss"), _net(), X, y) == 24
+
+
+# -- memory --------------------------------------------------------------------------------------------
+
+FOR_TWO = replace(CPU, memory_limit=2.5 * 3 * 36 * 4 / 2**30)  # a linear layer keeps its input and needs two more
+
+
+def test_contract_memory_decides_how_many_examples_at_once_and_says_so(times, tmp_path, monkeypatch):
+    tried = []
+    monkeypatch.setattr(deciding, "channels_last", lambda x: tried.append(x) or x)
+    with pytest.warns(UserWarning, match="2 of 4 examples at once"):
+        decision = decide(FOR_TWO, _net(), X, work=10, cache=tmp_path / "d.json")
+    assert (decision.batch, decision.micro_batch, decision.checkpointing, decision.ranks) == (4, 2, False, 1)
+    assert decision.reason == "too little work for a trial; by memory, 2 of 4 examples at once"
+    assert decision.applied(FOR_TWO).micro_batch == 2
+    assert [len(x) for x in tried] == [2]
+
+
+def test_contract_memory_is_looked_at_anew(times, tmp_path, monkeypatch):
+    cache, room = tmp_path / "d.json", [1e9, 1e3, 1e9]
+    monkeypatch.setattr(deciding, "available", lambda runtime, sharing=1: 1e9 if sharing == 1 else room[0])
+    times[0][("bfloat16", 1, "no")] = 1.5  # two processes side by side: each has what is shared
+    first = decide(CPU, _net(), X, work=100, cache=cache)
+    assert first.micro_batch == 4 and first.applied(CPU).micro_batch == 0
+    room.pop(0)
+    with pytest.warns(UserWarning, match="2 of 4"):
+        assert decide(CPU, _net(), X, work=100, cache=cache).micro_batch == 2
+    room.pop(0)
+    assert decide(CPU, _net(), X, work=100, cache=cache) == first
+
+
+def test_contract_a_search_is_parted_without_a_word(times, tmp_path):
+    decision = decide(FOR_TWO, _net(), X, work=10, training=False, cache=tmp_path / "d.json")
+    assert decision.micro_batch == 2 and "by memory" in decision.reason
+
+
+def test_contract_a_smaller_part_than_memory_holds_can_be_asked_for(times, tmp_path):
+    asked = replace(CPU, micro_batch=3)
+    decision = decide(asked, _net(), X, work=10, cache=tmp_path / "d.json")
+    assert decision.micro_batch == 3 and "memory" not in decision.reason and decision.applied(asked).micro_batch == 3
+
+
+def test_closed_form_ranks_share_a_batch(times, tmp_path, monkeypatch):
+    monkeypatch.setattr(deciding, "world", lambda: 2)
+    decision = decide(FOR_TWO, _net(), X, work=10, cache=tmp_path / "d.json")
+    assert (decision.batch, decision.micro_batch, decision.ranks) == (4, 2, 2)
+    assert decision.applied(FOR_TWO).micro_batch == 0
+
+
+def test_contract_batch_normalisation_computes_again_by_memory(times, tmp_path):
+    x = torch.rand(8, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    net = PreActResNet(width=4).build(image=(3, 12, 12), classes=4, seed=0)
+    little = replace(CPU, memory_limit=8 * 40e3 / 2**30, precision="float32")
+    with pytest.warns(UserWarning, match="activations computed again"):
+        decision = decide(little, net, x, work=10, cache=tmp_path / "d.json")
+    assert decision.checkpointing and decision.applied(little).checkpointing
+    assert not decide(replace(CPU, precision="float32"), net, x, work=10, cache=tmp_path / "d.json").checkpointing
+    with pytest.raises(BadInput, match="one example takes about"):
+        decide(replace(CPU, memory_limit=1e-9), net, x, work=10, cache=tmp_path / "d.json")
+
+
+class ByView(nn.Module):
+    """Flattens by view, which channels-last images do not allow."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Conv2d(2, 2, 3)
+
+    def forward(self, x):
+        return self.inner(x).view(len(x), -1)
+
+
+def test_contract_the_format_is_what_the_model_takes(times, tmp_path):
+    x = torch.rand(4, 2, 6, 6)
+    formats = [decide(CPU, net, x, work=1, cache=tmp_path / "d.json").format for net in (nn.Conv2d(2, 2, 6), ByView())]
+    assert formats == ["channels_last", "contiguous"]
+
+
+# -- other versions ------------------------------------------------------------------------------------
+
+OLD = {"precision": "float32", "compile": "no", "threads": 1, "processes": 1, "milliseconds": {}, "reason": "as ever"}
+
+
+def test_contract_what_an_older_version_decided_is_obeyed_as_it_was():
+    decision = decision_of(OLD)
+    assert decision == Decision(**OLD) and decision.micro_batch == 0 and not decision.checkpointing
+    assert decision.applied(CPU) == replace(CPU, precision="float32", compile="no", threads=1)
+    assert decision_of(asdict(decision)) == decision
+
+
+@pytest.mark.parametrize(
+    "plain", [OLD | {"tiles": 3}, {"precision": "float32", "milliseconds": {}}, OLD | {"milliseconds": 3}, None, "no"]
+)
+def test_contract_what_another_version_kept_is_decided_anew(times, tmp_path, plain):
+    cache = tmp_path / "d.json"
+    first = decide(CPU, _net(), X, work=10, cache=cache)
+    (key, entry), *_ = json.loads(cache.read_text()).items()
+    entry["decisions"] = dict.fromkeys(entry["decisions"], plain)
+    cache.write_text(json.dumps({key: entry, "other": plain, "another": {"model": "LeNet", "decisions": []}}))
+    assert decision_of(plain) is None
+    assert len(read(cache)) == 1
+    again = decide(CPU, _net(), X, work=10, cache=cache)  # by what is known of the seconds, which is sound
+    assert replace(again, milliseconds=first.milliseconds) == first
+    cache.write_text(json.dumps({key: plain}))
+    assert decide(CPU, _net(), X, work=10, cache=cache) == first

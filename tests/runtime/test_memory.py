@@ -7,41 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from robustscape.models.preact_resnet import PreActResNet
-from robustscape.runtime import Runtime
-from robustscape.runtime.memory import Parts, available, bytes_per_example, checkpointed, fitting, mixes_examples
+from robustscape.modes import evaluating
+from robustscape.runtime.memory import Parts, checkpointed, mixes_examples, undivided
+from robustscape.runtime.predicting import bytes_per_example
+from robustscape.types import BadInput
 
 X = torch.rand(8, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
 
 def _resnet() -> nn.Module:
     return PreActResNet(width=4).build(image=(3, 12, 12), classes=4, seed=0)
-
-
-def test_closed_form_bytes_of_a_layer_that_keeps_its_input():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 144, 10, bias=False))
-    assert bytes_per_example(model, X) == 3 * 144 * 4
-    assert bytes_per_example(nn.Sequential(nn.Flatten(), nn.Sigmoid()), X) == 3 * 144 * 4
-
-
-def test_contract_predicting_leaves_no_trace():
-    model = _resnet().train()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert bytes_per_example(model, X) > 0
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    assert model.training and all(p.grad is None for p in model.parameters()) and not X.requires_grad
-
-
-@pytest.mark.parametrize(
-    ("batch", "room", "size"), [(128, 1e9, 128), (128, 64, 64), (100, 30, 25), (7, 3, 2), (5, 0, 1)]
-)
-def test_closed_form_the_largest_half_that_fits(batch, room, size):
-    assert fitting(batch, 1.0, room) == size
-
-
-def test_closed_form_the_limit_is_what_is_available():
-    assert available(Runtime(device="cpu", memory_limit=1.5)) == 1.5 * 2**30
-    free = available(Runtime(device="cpu"))
-    assert 1e7 < free < 1e15
 
 
 def test_contract_parts_are_put_together_in_order():
@@ -65,17 +40,37 @@ def test_contract_out_of_memory_halves_until_it_fits_and_stays_there():
     assert asked[6:] == [2, 2, 2, 2]
 
 
-def test_contract_what_does_not_fit_one_by_one_is_an_error():
-    def work(rows: slice) -> Tensor:
-        raise torch.OutOfMemoryError("too little")
+def _too_large(rows: slice) -> Tensor:
+    raise torch.OutOfMemoryError("too little")
 
-    with pytest.raises(torch.OutOfMemoryError, match="too little"):
-        Parts(1).run(work, 2)
+
+@pytest.mark.parametrize(("parts", "n"), [(Parts(1), 2), (Parts(), 1)])
+def test_contract_what_does_not_fit_one_by_one_is_one_sentence(parts, n):
+    with pytest.raises(BadInput, match="out of memory for a single example"):
+        parts.run(_too_large, n)
+
+
+def test_contract_what_must_stay_whole_is_one_sentence():
+    with pytest.raises(BadInput, match=r"out of memory for 8 examples.*batch_size"), undivided(8):
+        _too_large(slice(8))
+
+
+def test_contract_only_a_lack_of_memory_halves():
+    def work(rows: slice) -> Tensor:
+        return X.new_empty(10**15) if rows.stop - rows.start > 4 else X[rows]  # more of the CPU's than there can be
+
+    with pytest.warns(UserWarning, match="going on with 4"):
+        assert torch.equal(Parts().run(work, 8), X)
+    with pytest.raises(RuntimeError, match="shape"):
+        Parts().run(lambda rows: X[rows].view(5), 8)
+    with pytest.raises(RuntimeError, match="shape"), undivided(8):
+        X.view(5)
 
 
 def test_contract_only_batch_normalisation_mixes_examples():
     assert mixes_examples(_resnet())
     assert not mixes_examples(nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.LayerNorm(4)))
+    assert mixes_examples(nn.Sequential(type("FastBatchNorm", (nn.Identity,), {})()))
 
 
 def test_contract_checkpointing_gives_the_same_gradients_and_statistics_with_less():
@@ -90,3 +85,13 @@ def test_contract_checkpointing_gives_the_same_gradients_and_statistics_with_les
     for (name, a), b in zip(plain.named_buffers(), less.buffers(), strict=True):
         assert torch.equal(a, b), name
     assert all("forward" not in vars(module) for module in less.modules())
+
+
+def test_contract_checkpointing_computes_again_in_the_mode_of_the_first_forward():
+    plain, less = _resnet().train(), _resnet().train()
+    wanted = torch.autograd.grad(plain(X).square().sum(), list(plain.parameters()))
+    with checkpointed(less):
+        output = less(X).square().sum()
+    with evaluating(less):
+        found = torch.autograd.grad(output, list(less.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(wanted, found, strict=True))

@@ -15,6 +15,7 @@ from robustscape.types import BadInput
     [
         (dict(device="gpu"), "did you mean cpu or cuda"),
         (dict(threads=-1), "at least 0"),
+        (dict(micro_batch=-1), "at least 0"),
         (dict(device="cpu", precision="tf32"), "is CUDA's, and the device is 'cpu'; did you mean bfloat16"),
     ],
 )

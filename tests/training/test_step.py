@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from robustscape.training.optimizers.sgd import SGD
 from robustscape.training.schedules.constant import Constant
 from robustscape.training.settings import Training
 from robustscape.training.step import method, step
-from robustscape.types import Batch, Diverged, Loss
+from robustscape.types import BadInput, Batch, Diverged, Loss
 from robustscape.weights.awp import AWP
 
 EPS, STEP, STEPS = 0.1, 0.03, 3
@@ -52,11 +53,11 @@ def _settings(**changes) -> Training:
     return Training(epochs=1, optimizer=optimizer, lr=Constant(), **changes)
 
 
-def _ours(weights, batches, **changes) -> nn.Module:
-    net = _net()
+def _ours(weights, batches, *, net=None, runtime=TRUTH, **changes) -> nn.Module:
+    net = net or _net()
     objective = AT(attack=PGD(threat=ThreatModel(eps=EPS), steps=STEPS, step_size=STEP))
     settings = _settings(**changes)
-    how = method(net, objective, weights, settings, TRUTH)
+    how = method(net, objective, weights, settings, runtime)
     optimizer = settings.optimizer.build(net)
     for done, batch in enumerate(batches):
         step(how, optimizer, batch, done, TOTAL, SEED)
@@ -77,8 +78,8 @@ def _naive_pgd(net, batch, done):
     return x_adv
 
 
-def _naive(batches, *, gamma, official=False, attack_train=None) -> nn.Module:
-    net = _net()
+def _naive(batches, *, gamma, official=False, attack_train=None, net=None) -> nn.Module:
+    net = net or _net()
     velocity = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
     for done, batch in enumerate(batches):
         if attack_train is None:
@@ -199,3 +200,86 @@ def test_closed_form_soft_targets_replace_labels():
     mixed = Batch(x=batch.x, y=batch.y, index=batch.index, target=soft)
     loss = Natural()(net, mixed, batch.x).total
     assert torch.allclose(loss, -net(batch.x).log_softmax(1).mean())
+
+
+# -- less memory ---------------------------------------------------------------------------------------
+
+
+def _blocks(*, normalised: bool) -> nn.Module:
+    """Return a network of two blocks, without batch normalisation on request."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        norms = [nn.BatchNorm2d(4) if normalised else nn.GroupNorm(2, 4) for _ in range(2)]
+        blocks = [
+            nn.Sequential(nn.Conv2d(c, 4, 3, padding=p), norm, nn.Tanh())
+            for c, p, norm in zip((1, 4), (0, 1), norms, strict=True)
+        ]
+        return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(64, 3)).double()
+
+
+def _watched(net: nn.Module, seen: list[int]) -> nn.Module:
+    net.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    return net
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_reference_micro_batches_float64(mode):
+    batches, seen = _batches(3), []
+    runtime = replace(TRUTH, micro_batch=3)
+    net = _watched(_blocks(normalised=False), seen)
+    ours = _ours(AWP(gamma=0.02), batches, net=net, runtime=runtime, attack_mode=mode)
+    _assert_equal(ours, _naive(batches, gamma=0.02, net=_blocks(normalised=False)))
+    assert set(seen) - {2} == {3} and seen[-3:] == [3, 3, 2]
+
+
+@pytest.mark.parametrize("mode", [None, "frozen", "counted"])
+def test_reference_batch_normalisation_computes_again_float64(mode):
+    batches, seen = _batches(3), []
+    runtime = replace(TRUTH, micro_batch=3, checkpointing=True)
+    changes = {} if mode is None else {"attack_mode": "train", "attack_statistics": mode}
+    net = _watched(_blocks(normalised=True), seen)
+    ours = _ours(AWP(gamma=0.02), batches, net=net, runtime=runtime, **changes)
+    _assert_equal(ours, _naive(batches, gamma=0.02, attack_train=mode, net=_blocks(normalised=True)))
+    assert set(seen) - {2} == ({3, 8} if mode is None else {8})  # only what is attacked in eval mode can be parted
+
+
+def _short_of_memory(net: nn.Module, most: int, during: str) -> nn.Module:
+    """Return the network, which runs out of memory with more than ``most`` examples."""
+
+    def refuse(*_):
+        raise torch.OutOfMemoryError
+
+    def hook(module, inputs, output):
+        if len(output) > most and during == "forward":
+            refuse()
+        if len(output) > most and output.requires_grad:
+            output.register_hook(refuse)  # when the later layers have their gradients
+
+    net[0].register_forward_hook(hook)
+    return net
+
+
+@pytest.mark.parametrize("during", ["forward", "backward"])
+@pytest.mark.parametrize("objective", [AT(attack=PGD(threat=ThreatModel(eps=EPS), steps=1)), Natural()])
+def test_contract_a_step_out_of_memory_goes_on_with_less(during, objective):
+    batch, settings = _batches(1)[0], _settings()
+    nets = [_blocks(normalised=False), _short_of_memory(_blocks(normalised=False), 2, during)]
+    hows = [method(net, objective, AWP(gamma=0.02), settings, TRUTH) for net in nets]
+    wanted = step(hows[0], settings.optimizer.build(nets[0]), batch, 0, TOTAL, SEED)
+    with pytest.warns(UserWarning, match="going on with") as told:
+        found = step(hows[1], settings.optimizer.build(nets[1]), batch, 0, TOTAL, SEED)
+    assert [str(warning.message)[-23:] for warning in told] == ["with 4 examples at once", "with 2 examples at once"]
+    _assert_equal(nets[1], nets[0])
+    assert found.loss == pytest.approx(wanted.loss, rel=1e-12)
+    assert found.gradient_norm == pytest.approx(wanted.gradient_norm, rel=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_contract_batch_normalisation_out_of_memory_is_one_sentence(mode):
+    net, settings = _short_of_memory(_blocks(normalised=True), 4, "forward"), _settings(attack_mode=mode)
+    objective = AT(attack=PGD(threat=ThreatModel(eps=EPS), steps=1))
+    how = method(net, objective, None, settings, replace(TRUTH, micro_batch=4))
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(BadInput, match="out of memory for 8 examples"):
+        step(how, settings.optimizer.build(net), _batches(1)[0], 0, TOTAL, SEED)
+    assert all(torch.equal(before[name], p) for name, p in net.named_parameters())

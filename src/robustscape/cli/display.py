@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.tree import Tree
 
 from robustscape.cli.arguments import number_words
@@ -42,26 +50,34 @@ def _bars(console: Console) -> Progress:
     return Progress(*columns, *left, console=console, transient=True, disable=not console.is_terminal)
 
 
-def follow_training(events: Iterable[Step | Epoch], *, name: str, epochs: int) -> None:
-    """Run a training to its end, showing where it is: a bar with ETA on a terminal, a line an epoch always.
+def follow_training(events: Iterable[tuple[int, Step | Epoch]], *, names: Sequence[str], epochs: int) -> None:
+    """Run trainings to their end, showing where they are: a bar with ETA each on a terminal, a line an epoch always.
 
     Args:
-        events: What ``training.loop.fit`` yields.
-        name: What the bar calls the run.
-        epochs: How many epochs there are.
+        events: What ``recipes.execute.train_several`` yields.
+        names: What the bars and lines call the runs.
+        epochs: How many epochs each has.
     """
     console = Console()
     with _bars(console) as bars:
-        bar = bars.add_task(name, total=None) if console.is_terminal else None
-        for event in events:
+        waiting = bars.add_task(names[0] if len(names) == 1 else f"{len(names)} runs", total=None)
+        running: dict[int, TaskID] = {}
+        for number, event in events:
+            name = names[number]
             if isinstance(event, Epoch):
                 line = f"{name}  {epoch_line(event.log, epochs)}"
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
                 if not console.is_terminal:
                     console.file.flush()
-            elif bar is not None:
+                elif event.log.epoch == epochs and number in running:
+                    bars.remove_task(running.pop(number))
+                    bars.update(waiting, visible=not running)
+            elif console.is_terminal:
                 words = f"{name}  epoch {event.epoch}/{epochs}  loss {event.log.loss['total']:.4f}"
-                bars.update(bar, description=words, completed=event.done, total=event.total)
+                if number not in running:
+                    running[number] = bars.add_task(words, total=event.total)
+                    bars.update(waiting, visible=False)
+                bars.update(running[number], description=words, completed=event.done)
 
 
 def epoch_line(entry: EpochLog, epochs: int) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil
 from pathlib import Path
 
 from robustscape.cli.arguments import parse
@@ -17,6 +20,7 @@ from robustscape.cli.sources import (
     look,
     model_of,
     nouns,
+    ranked,
     sources,
     splits_of,
     subject_of,
@@ -25,9 +29,11 @@ from robustscape.cli.sources import (
 from robustscape.config import to_plain
 from robustscape.evaluation.accuracy import Evaluating, evaluating
 from robustscape.evaluation.result import AdversarialImages, Evaluation
-from robustscape.evaluation.subject import fastest
-from robustscape.results import save
-from robustscape.runtime import threads
+from robustscape.evaluation.subject import drained, fastest
+from robustscape.results import load, save
+from robustscape.runtime import Runtime, threads
+from robustscape.runtime.launching import launch, under_torchrun
+from robustscape.runtime.ranks import RankLost, is_first, world
 from robustscape.types import BadInput, Subject
 
 
@@ -39,6 +45,8 @@ class Evaluate:
         settings: The attacks and examples that judge; by default the run's own.
         look: Which data, network and machine.
         checkpoint: Which checkpoints of a run: last, best (on validation), best_on_test, epoch-0010.
+        processes: Processes of one thread each that share the examples, on the CPU; 0 for as many as a trial shows to
+            be faster than one process with all threads, where there is a minute of work or more.
         images: Show this many of the first examples beside their adversarial ones, 0 for none.
         json: Print the whole results as JSON instead of a table.
         csv: Print CSV instead of a table.
@@ -48,6 +56,7 @@ class Evaluate:
     settings: Evaluating = field(metadata=SPREAD)
     look: Look = field(metadata=SPREAD)
     checkpoint: tuple[str, ...] = ("last", "best")
+    processes: int = 0
     images: int = 10
     json: bool = False
     csv: bool = False
@@ -57,29 +66,40 @@ class Evaluate:
         """Refuse what contradicts itself."""
         if self.json + self.csv + self.latex > 1:
             raise BadInput("--json, --csv and --latex exclude each other")
-        if self.images < 0:
-            raise BadInput(f"images must be at least 0, not {self.images}")
+        for name in ("processes", "images"):
+            if getattr(self, name) < 0:
+                raise BadInput(f"{name} must be at least 0, not {getattr(self, name)}")
 
 
 def main(arguments: list[str]) -> None:
-    """Evaluate every source and checkpoint, write the results, print a table.
+    """Evaluate every source and checkpoint, in as many processes as the options say.
 
     Raises:
         BadInput: no source, or one that cannot be evaluated as asked.
+        SystemExit: one of several processes died.
     """
     words, options = nouns(arguments)
     if wants_help(options):
         _options(None, options)
     if not words:
         raise BadInput("evaluate needs to know what first: robustscape evaluate SOURCE... (a run, a checkpoint, ...)")
-    jobs = [(source, _options(source, options)) for source in sources(words)]
+    jobs = [(source, _spread(_options(source, options))) for source in sources(words)]
+    try:
+        launch(evaluate_all, jobs, runtime=jobs[0][1].look.runtime)
+    except RankLost as error:
+        sys.exit(f"robustscape: {error}")
+
+
+def evaluate_all(jobs: Sequence[tuple[Source, Evaluate]]) -> None:
+    """Evaluate every source and checkpoint, write the results, print a table; of several ranks the first does."""
     rows: dict[tuple[str, str, str], list[Evaluation]] = {}
     for source, settings in jobs:
         folder = folder_of(source, settings.look, len(jobs))
         for checkpoint in settings.checkpoint:
             for result in evaluate(source, settings, checkpoint, folder):
                 rows[source.text, checkpoint, result.split] = [result]
-    _show(rows, jobs[0][1])
+    if is_first():
+        _show(rows, jobs[0][1])
 
 
 def _options(source: Source | None, options: list[str]) -> Evaluate:
@@ -93,8 +113,23 @@ def _options(source: Source | None, options: list[str]) -> Evaluate:
     return parse(default, options, program="robustscape evaluate SOURCE...", description=description)
 
 
+def _spread(options: Evaluate) -> Evaluate:
+    """Return the options for as many ranks as there are to be: processes asked for are ranks of one thread each."""
+    look = ranked(options.look, options.processes)
+    if options.processes > 1:
+        look = replace(look, runtime=_side_by_side(look.runtime, options.processes))
+    return replace(options, look=look)
+
+
+def _side_by_side(runtime: Runtime, processes: int) -> Runtime:
+    return replace(runtime, devices=processes, threads=1)
+
+
 def evaluate(source: Source, options: Evaluate, checkpoint: str, folder: Path) -> list[Evaluation]:
     """Evaluate one checkpoint on every split asked for; write and return the results.
+
+    Ranks share the examples, and the first one writes. Alone, where one-thread processes side by side are faster,
+    it starts them for the splits that are left.
 
     Args:
         source: The run or model.
@@ -102,23 +137,49 @@ def evaluate(source: Source, options: Evaluate, checkpoint: str, folder: Path) -
         checkpoint: Which of the run's checkpoints.
         folder: Its ``results/`` is written to.
     """
-    found = []
+    found: list[Evaluation] = []
+    settings = options.settings
     name = f"{source.text}, {checkpoint}" if source.run else source.text
     splits, other = splits_of(source, options.look), _other(source, options)
     model = model_of(source, options.look, checkpoint, splits.test)
-    for split in options.settings.splits:
-        images = getattr(splits, split)
-        looked_at = subject_of(model, images, options.look, name=name, split=split, n=options.settings.n)
-        searches = options.settings.loss_restarts + options.settings.restarts
-        looked_at, _ = fastest(looked_at, options.settings.loss_attack() if searches else None, searches)
+    searches = settings.loss_restarts + settings.restarts
+    for place, split in enumerate(settings.splits):
+        looked_at = subject_of(model, getattr(splits, split), options.look, name=name, split=split, n=settings.n)
+        looked_at = replace(looked_at, batch=settings.batch_size)
+        looked_at, processes = fastest(looked_at, settings.loss_attack() if searches else None, searches)
+        if options.processes == 0 and _worth_starting(processes, looked_at):
+            runtime = _side_by_side(looked_at.runtime, processes)
+            left = replace(settings, splits=settings.splits[place:])
+            shared = replace(options, settings=left, look=replace(options.look, runtime=runtime))
+            launch(evaluate, source, shared, checkpoint, folder, runtime=runtime)
+            return found + [load(_path(folder, checkpoint, split, other)) for split in left.splits]
         with threads(looked_at.runtime):
-            result = follow(evaluating(options.settings, looked_at), name=f"evaluate {name}, {split}")
-        note(f"wrote {save(result, folder / 'results' / f'evaluation-{checkpoint}-{split}{other}.json')}")
+            work = evaluating(settings, looked_at)
+            result = follow(work, name=f"evaluate {name}, {split}") if is_first() else drained(work)
         found.append(result)
-        if split == "test" and options.images:
+        if is_first():
+            note(f"wrote {save(result, _path(folder, checkpoint, split, other))}")
+        if is_first() and split == "test" and options.images:
             pictures = _images(looked_at, options)
             note(f"wrote {save(pictures, folder / 'results' / f'images-{checkpoint}{other}.json')}")
     return found
+
+
+def _worth_starting(processes: int, looked_at: Subject) -> bool:
+    """Return whether processes that are faster on whole batches are so on their shares of the examples too.
+
+    A share is worked through in batches of the full size, the last one padded: where that makes more of them, what
+    the processes gain is lost.
+    """
+    if processes == 1 or world() > 1 or under_torchrun():
+        return False
+    n, batch = len(looked_at.x), looked_at.batch
+    each = ceil(ceil(n / processes) / batch)
+    return processes * each <= 1.1 * ceil(n / batch)
+
+
+def _path(folder: Path, checkpoint: str, split: str, other: str) -> Path:
+    return folder / "results" / f"evaluation-{checkpoint}-{split}{other}.json"
 
 
 def _other(source: Source, options: Evaluate) -> str:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from robustscape.cli.arguments import parse
 from robustscape.cli.components import SPREAD
 from robustscape.cli.display import out
 from robustscape.results import commit, device_name, versions
 from robustscape.runtime import Runtime
+
+if TYPE_CHECKING:
+    from robustscape.runtime.deciding import Decision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,19 +74,34 @@ def _compiled(runtime: Runtime, width: int) -> str:
 
 def _decided() -> dict[str, str]:
     """Return what trials on this machine chose, in words, by model and batch."""
-    from robustscape.runtime.deciding import Decision, remembered
+    from robustscape.runtime.deciding import decision_of
+    from robustscape.runtime.remembering import cache_file, read
 
     rows: dict[str, str] = {}
-    for entry in remembered():
+    for entry in read(cache_file()).values():
         batch = "x".join(map(str, entry["shape"]))
         for trials, plain in entry["decisions"].items():
-            decision = Decision(**plain)
-            compiled = "compiled" if decision.compile == "yes" else "not compiled"
+            if (decision := decision_of(plain)) is None:  # another version's
+                continue
             tried = ", ".join(f"{words} {ms:g} ms" for words, ms in decision.milliseconds.items()) or "not timed"
-            chosen = f"{decision.precision}, {decision.threads} threads, {compiled}"
             name = f"{entry['model']} of {entry['parameters']:,} parameters, batch {batch}, trials {trials}"
-            rows[name] = f"{chosen}: {decision.reason} ({tried})"
+            rows[name] = f"{_in_words(decision)}: {decision.reason} ({tried})"
     return rows
+
+
+def _in_words(decision: Decision) -> str:
+    """Return what was chosen, what is usual left out."""
+    words = [decision.precision, decision.format.replace("_", " "), f"{decision.threads} threads"]
+    words.append("compiled" if decision.compile == "yes" else "not compiled")
+    if decision.processes > 1:
+        words.append(f"{decision.processes} processes side by side are faster")
+    if decision.ranks > 1:
+        words.append(f"{decision.ranks} ranks")
+    if decision.batch:
+        words.append(f"{decision.micro_batch or decision.batch} of {decision.batch} examples at once")
+    if decision.checkpointing:
+        words.append("activations computed again")
+    return ", ".join(words)
 
 
 def _threads(runtime: Runtime) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -18,6 +20,7 @@ from robustscape.cli.sources import (
     look,
     model_of,
     nouns,
+    ranked,
     sources,
     splits_of,
     subject_of,
@@ -26,6 +29,8 @@ from robustscape.cli.sources import (
 from robustscape.config import is_component, members, named, nearest
 from robustscape.results import save
 from robustscape.runtime import threads
+from robustscape.runtime.launching import launch
+from robustscape.runtime.ranks import RankLost, is_first
 from robustscape.types import BadInput, Measurement
 
 
@@ -62,10 +67,11 @@ class Measure:
 
 
 def main(arguments: list[str]) -> None:
-    """Carry out every measurement on every source and checkpoint; write the results.
+    """Carry out every measurement on every source and checkpoint, in as many processes as the options say.
 
     Raises:
         BadInput: no source, no measurement, or one that cannot be made as asked.
+        SystemExit: one of several processes died.
     """
     words, options = nouns(arguments)
     known = members("Measurement")
@@ -81,6 +87,15 @@ def main(arguments: list[str]) -> None:
         )
     found = sources(others)
     jobs = [(source, _options(source, names, options)) for source in found]
+    jobs = [(source, replace(settings, look=ranked(settings.look, settings.processes))) for source, settings in jobs]
+    try:
+        launch(measure_all, jobs, runtime=jobs[0][1].look.runtime)
+    except RankLost as error:
+        sys.exit(f"robustscape: {error}")
+
+
+def measure_all(jobs: Sequence[tuple[Source, Measure]]) -> None:
+    """Carry out every measurement on every source and checkpoint; write the results."""
     for source, settings in jobs:
         folder = folder_of(source, settings.look, len(jobs))
         for checkpoint in settings.checkpoint:
@@ -118,7 +133,7 @@ def _under(threat: ThreatModel, measurement: Measurement) -> Measurement:
 
 
 def measure(source: Source, options: Measure, checkpoint: str, folder: Path) -> None:
-    """Carry out the measurements on one checkpoint, going on where an earlier call was stopped.
+    """Carry out the measurements on one checkpoint, going on where an earlier call was stopped; the first rank writes.
 
     Args:
         source: The run or model.
@@ -126,7 +141,7 @@ def measure(source: Source, options: Measure, checkpoint: str, folder: Path) -> 
         checkpoint: Which of the run's checkpoints.
         folder: Its ``results/`` is written to.
     """
-    from robustscape.evaluation.subject import fastest
+    from robustscape.evaluation.subject import drained, fastest
     from robustscape.landscape.runner import measuring, shareable
 
     name = f"{source.text}, {checkpoint}" if source.run else source.text
@@ -143,9 +158,10 @@ def measure(source: Source, options: Measure, checkpoint: str, folder: Path) -> 
             side_by_side = 1
         work = measuring(measurement, ready, partial=partial, processes=options.processes or side_by_side)
         with threads(ready.runtime):
-            result = follow(work, name=f"{measurement.name} of {name}")
-        out(f"{save(result, path)}{_numbers(result)}")
-        partial.unlink()
+            result = follow(work, name=f"{measurement.name} of {name}") if is_first() else drained(work)
+        if is_first():
+            out(f"{save(result, path)}{_numbers(result)}")
+            partial.unlink()
 
 
 def _numbers(result: object) -> str:

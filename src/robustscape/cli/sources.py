@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import nn
 
+from robustscape.cli.components import SPREAD
 from robustscape.config import from_plain, to_plain
 from robustscape.recipes.run import Run
 from robustscape.results import read_run
 from robustscape.runtime import Runtime
+from robustscape.runtime.launching import started
+from robustscape.runtime.ranks import first_alone, from_first, world
 from robustscape.types import Architecture, BadInput, DataSource, Images, Splits, Subject
 
 FORMS = (
@@ -101,7 +104,7 @@ class Look:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     seed: int = 0
-    runtime: Runtime
+    runtime: Runtime = field(metadata=SPREAD)
     out: Path | None = None
 
 
@@ -110,6 +113,26 @@ def look(source: Source | None) -> Look:
     if source is None or source.run is None:
         return Look(runtime=Runtime())
     return Look(data=source.run.data, seed=source.run.seed, runtime=source.run.runtime)
+
+
+def ranked(look: Look, processes: int) -> Look:
+    """Return how to look in as many ranks as the options, or ``torchrun``, say.
+
+    Args:
+        look: As the options give it.
+        processes: What was asked for by ``--processes``.
+
+    Raises:
+        BadInput: the work would be shared out twice, or processes are to share an accelerator.
+    """
+    runtime = replace(look.runtime, devices=started(look.runtime.devices))
+    if processes > 1 and runtime.devices > 1:
+        raise BadInput(
+            f"processes is {processes}, but {runtime.devices} devices share the work already; leave one of the two out"
+        )
+    if processes > 1 and (kind := runtime.torch_device().type) != "cpu":
+        raise BadInput(f"processes is {processes}, but they share the CPU, not {kind}; did you mean --devices?")
+    return replace(look, runtime=runtime)
 
 
 def folder_of(source: Source, look: Look, count: int) -> Path:
@@ -125,13 +148,13 @@ def splits_of(source: Source, look: Look) -> Splits:
     Raises:
         BadInput: it is not said which data.
     """
-    if look.data is None:
+    if (data := look.data) is None:
         raise BadInput("a model from elsewhere does not say what it is for; say which data, such as --data mnist")
-    return look.data.load(seed=look.seed if source.run is None else source.run.seed)
+    return first_alone(lambda: data.load(seed=look.seed if source.run is None else source.run.seed))
 
 
 def model_of(source: Source, look: Look, checkpoint: str, images: Images) -> nn.Module:
-    """Return the model, in eval mode, on the device; what it does not say of itself the images tell.
+    """Return the model, in eval mode, on the device, the same on every rank; what it does not say the images tell.
 
     Raises:
         BadInput: bare weights without the network that they belong to, or a model that cannot be loaded.
@@ -142,15 +165,19 @@ def model_of(source: Source, look: Look, checkpoint: str, images: Images) -> nn.
     if Path(source.text).is_file() and not (look.architecture or about["architecture"]):
         raise BadInput(f"{source.text} holds weights alone; name their network, such as --architecture lenet")
     channels, height, width = images.x.shape[1:]
-    model = load(
-        source.text,
-        checkpoint=checkpoint,
-        architecture=look.architecture,
-        image=None if about["image"] else (channels, height, width),
-        classes=None if about["classes"] else len(images.classes),
-        mean=look.mean,
-        std=look.std,
+    model = first_alone(
+        lambda: load(
+            source.text,
+            checkpoint=checkpoint,
+            architecture=look.architecture,
+            image=None if about["image"] else (channels, height, width),
+            classes=None if about["classes"] else len(images.classes),
+            mean=look.mean,
+            std=look.std,
+        )
     )
+    if world() > 1:  # somebody's function may draw its weights anew at every call
+        model.load_state_dict(from_first(model.state_dict()))
     return model.to(look.runtime.torch_device())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -48,13 +49,21 @@ class Train:
             holds another run is refused.
         seeds: Train once with each of these seeds, for example 0,1,2, into OUT/seed-0, OUT/seed-1, ...; every
             verb that takes a run also takes OUT, and groups them.
+        processes: Processes of one thread each that train the seeds side by side, on the CPU; 0 for as many as a
+            trial shows to be faster than one process with all threads, 1 for one seed after another.
         dry_run: Print the whole run as it would be trained, and write nothing.
     """
 
     run: Run = field(metadata=SPREAD)
     out: Path | None = None
     seeds: Seeds = ()
+    processes: int = 0
     dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.processes < 0:
+            raise BadInput(f"processes must be at least 0, not {self.processes}")
 
 
 def main(arguments: list[str]) -> None:
@@ -86,28 +95,29 @@ def main(arguments: list[str]) -> None:
         out("would train into " + ", ".join(str(folder) for _, folder in jobs))
         return
     try:
-        launch(train_all, jobs, name, runtime=runtime)
+        launch(train_all, jobs, name, options.processes, runtime=runtime)
     except RankLost as error:
         sys.exit(f"robustscape: {error}")
 
 
-def train_all(jobs: Sequence[tuple[Run, Path]], name: str) -> None:
-    """Train every run into its folder, or go on with it."""
-    for run, folder in jobs:
-        train(run, folder, name=name)
-        if is_first():
-            out(f"{name} is trained: {folder}")
+def train_all(jobs: Sequence[tuple[Run, Path]], name: str, processes: int = 0) -> None:
+    """Train every run into its folder, or go on with it; the first rank shows progress.
 
-
-def train(run: Run, folder: Path, *, name: str) -> None:
-    """Train a run into a folder, or go on with it; the first rank shows progress."""
+    Args:
+        jobs: The runs, equal but for the seed, with their folders.
+        name: The recipe's name.
+        processes: As ``Train.processes``.
+    """
     from robustscape.recipes import execute
 
-    events = execute.train(run, folder, name=name)
-    if is_first():
-        follow_training(events, name=folder.name, epochs=run.training.epochs)
-    else:
-        deque(events, maxlen=0)
+    with closing(execute.train_several(jobs, name=name, processes=processes)) as events:
+        if is_first():
+            names = [folder.name for _, folder in jobs]
+            follow_training(events, names=names, epochs=jobs[0][0].training.epochs)
+        else:
+            deque(events, maxlen=0)
+    for _, folder in jobs if is_first() else ():
+        out(f"{name} is trained: {folder}")
 
 
 def _jobs(options: Train, folder: Path) -> list[tuple[Run, Path]]:

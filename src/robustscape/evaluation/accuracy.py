@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustscape import modes
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
 from robustscape.evaluation.intervals import bootstrap_mean, wilson
 from robustscape.evaluation.result import Evaluation, Number
-from robustscape.evaluation.subject import batches, drained, judge, precision, search, subject
+from robustscape.evaluation.subject import batches, drained, in_batches, judge, precision, predicted, search, subject
 from robustscape.results import provenance, stopwatch
 from robustscape.runtime import Runtime, threads
 from robustscape.runtime.ranks import share, sum_over_ranks
@@ -153,7 +152,7 @@ def evaluate(
         n=None,
         batch_size=batch_size,
     )
-    looked_at = subject(model, x, y, seed=seed, runtime=runtime, classes=classes)
+    looked_at = subject(model, x, y, seed=seed, runtime=runtime, batch=batch_size, classes=classes)
     with threads(looked_at.runtime):
         return drained(evaluating(settings, looked_at))
 
@@ -179,7 +178,7 @@ def evaluating(settings: Evaluating, subject: Subject) -> Generator[tuple[int, i
     total = n * (1 + settings.loss_restarts + settings.restarts)
     done = 0
     for rows, count in batches(subject, everything):
-        state.clean(rows[:count], *judge(subject.model, subject.x[rows], subject.y[rows]))
+        state.clean(rows[:count], *judge(subject.model, subject.x[rows], subject.y[rows], parts=subject.parts))
         done += count
         yield done, total
     for restart in range(settings.loss_restarts):
@@ -230,8 +229,7 @@ class _State:
         else:
             with subject.view as searched:
                 found = search(subject, searched, attack, rows, *tags)
-                with torch.no_grad(), modes.evaluating(searched):
-                    claimed = searched(found.x_adv).argmax(dim=1) != subject.y[rows]
+                claimed = predicted(searched, found.x_adv, subject.parts).argmax(dim=1) != subject.y[rows]
             self.doubtful[kept] |= (claimed & ~found.wrong)[:count]
         self.loss[kept] = torch.maximum(self.loss[kept], found.loss[:count])
         self.fooled[kept] |= found.wrong[:count]
@@ -247,7 +245,8 @@ def _first(subject: Subject, settings: Evaluating) -> Subject:
     n = min(settings.n or len(subject.x), len(subject.x))
     some = {name: getattr(subject, name)[:n] for name in ("x", "y", "index")}
     data = subject.data_name if n == len(subject.x) else f"{subject.data_name}, first {n}"
-    return replace(subject, **some, batch=settings.batch_size, data_name=data)
+    first = replace(subject, **some, data_name=data)
+    return first if settings.batch_size == subject.batch else in_batches(first, settings.batch_size)
 
 
 def _result(settings: Evaluating, subject: Subject, state: _State, seconds: float) -> Evaluation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -15,7 +16,10 @@ from robustscape import modes
 from robustscape.evaluation.checks import check_images, check_logits
 from robustscape.runtime import Runtime, fast
 from robustscape.runtime.deciding import decide, passes
+from robustscape.runtime.memory import Parts
+from robustscape.runtime.predicting import available, fitting, search_bytes
 from robustscape.runtime.ranks import from_first, is_first, world
+from robustscape.runtime.settings import exact_products
 from robustscape.streams import Streams
 from robustscape.types import Attack, BadInput, Diverged, Subject, Threat
 
@@ -57,8 +61,8 @@ def subject(
 
     Raises:
         BadInput: images outside [0, 1], labels outside the classes, lengths that differ, a batch below 1, or a
-            model in half precision or whose output for the first images is not logits; or more devices than
-            there are ranks.
+            model in half precision or whose output for the first images is not logits; more devices than
+            there are ranks; or too little memory for a single example.
     """
     if not isinstance(model, nn.Module):
         raise BadInput(
@@ -88,7 +92,7 @@ def subject(
     where = torch.arange(len(images)) if index is None else torch.as_tensor(index)
     if len(where) != len(images):
         raise BadInput(f"{len(images)} images came with {len(where)} indices")
-    return Subject(
+    made = Subject(
         model=model,
         x=images,
         y=labels.to(device, torch.int64),
@@ -102,25 +106,51 @@ def subject(
         model_name=model_name or type(model).__name__,
         data_name=data_name or "unnamed data",
     )
+    return in_batches(made, batch)
+
+
+def in_batches(subject: Subject, batch: int) -> Subject:
+    """Return the subject with a batch size: worked through in parts where memory is predicted not to hold a batch.
+
+    Raises:
+        BadInput: there is too little memory for a single example.
+    """
+    n = min(batch, len(subject.x))
+    size = fitting(n, search_bytes(subject.model, subject.runtime, subject.x), available(subject.runtime))
+    return _parted(replace(subject, batch=batch), size)
+
+
+def _parted(subject: Subject, size: int) -> Subject:
+    """Return the subject with batches worked through ``size`` examples at once; says so where that is news."""
+    n, asked = min(subject.batch, len(subject.x)), subject.runtime.micro_batch
+    if size < n and (subject.parts is None or size < subject.parts.size):
+        warnings.warn(f"memory does not hold a batch of {n}: it is worked through {size} at a time", stacklevel=3)
+    fewest = min(size, asked or size)
+    return replace(subject, parts=Parts(fewest) if fewest < n else Parts())
 
 
 def fastest(subject: Subject, attack: Attack | None, calls: int) -> tuple[Subject, int]:
     """Return the subject as this machine is fastest with it, and how many processes of one thread may share its points.
 
     Args:
-        subject: What is looked at; float64 ones are left as they are.
+        subject: What is looked at; of float64 ones only the memory is looked at.
         attack: The search that takes most of the time; None for none.
         calls: How often every batch of examples is searched.
     """
-    if attack is None or subject.x.dtype == torch.float64:
+    if attack is None:
         return subject, 1
+    if subject.x.dtype == torch.float64:
+        return in_batches(subject, subject.batch), 1
     x = subject.x[: subject.batch]
     each = passes(attack, subject.model, x[:2], subject.y[:2])
     work = each * calls * -(-len(subject.x) // len(x))
-    decision = from_first(decide(subject.runtime, subject.model, x, work=work) if is_first() else None)
+    mine = decide(subject.runtime, subject.model, x, work=work, training=False) if is_first() else None
+    decision = from_first(mine)
     assert decision is not None
-    runtime = decision.applied(subject.runtime)
-    return replace(subject, runtime=runtime, view=fast(subject.model, runtime)), decision.processes
+    # What is known of a measurement must not depend on what memory is free: parts are no part of the runtime.
+    runtime = replace(decision.applied(subject.runtime), micro_batch=subject.runtime.micro_batch)
+    chosen = replace(subject, runtime=runtime, view=fast(subject.model, runtime))
+    return _parted(chosen, decision.micro_batch), decision.processes
 
 
 def _outputs(model: nn.Module, x: Tensor, classes: int | None) -> int:
@@ -159,19 +189,31 @@ def batches(subject: Subject, rows: Tensor | None = None) -> Iterator[tuple[Tens
         rows: (M,), int64, which examples; by default all.
     """
     rows = torch.arange(len(subject.x), device=subject.x.device) if rows is None else rows
-    size = min(subject.batch, len(subject.x))
+    n = max(1, len(subject.x))
+    size = -(-n // -(-n // subject.batch))  # as many batches as of the asked size, with less padding
     for part in rows.split(size) if len(rows) else ():
         yield part.repeat(-(-size // len(part)))[:size], len(part)
 
 
-def judge(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def predicted(model: nn.Module, x: Tensor, parts: Parts | None = None) -> Tensor:
+    """Return the logits of x, (N, K), without a graph, in eval mode; ``parts`` of x at once, None for all."""
+    with torch.no_grad(), modes.evaluating(model), exact_products(x.device):
+        return (parts or Parts()).run(lambda rows: model(x[rows]), len(x))
+
+
+def judge(model: nn.Module, x: Tensor, y: Tensor, *, parts: Parts | None = None) -> tuple[Tensor, Tensor]:
     """Return cross-entropy (N,), nats, and whether misclassified (N,): one forward of the model itself, eval mode.
+
+    Args:
+        model: The model itself.
+        x: (N, C, H, W), inputs.
+        y: (N,), labels.
+        parts: How many are worked through at once; None for all.
 
     Raises:
         Diverged: a loss is not finite: such an example counts neither as fooled nor as safe.
     """
-    with torch.no_grad(), modes.evaluating(model):
-        logits = model(x)
+    logits = predicted(model, x, parts)
     loss = F.cross_entropy(logits, y, reduction="none")
     if not bool(torch.isfinite(loss).all()):
         raise Diverged(f"the model's loss is not finite for {int((~torch.isfinite(loss)).sum())} of {len(x)} inputs")
@@ -218,10 +260,15 @@ def search(subject: Subject, searched: nn.Module, attack: Attack, rows: Tensor, 
         rows: (B,), int64, which examples.
         *tags: Purpose of the random numbers.
     """
-    x, y = subject.x[rows], subject.y[rows]
-    x_adv = attack(searched, x, y, rng=Streams(subject.seed, tags, subject.index[rows]))
+    x, y, rng = subject.x[rows], subject.y[rows], Streams(subject.seed, tags, subject.index[rows])
+    parts = subject.parts or Parts()
+
+    def some(part: slice) -> Tensor:
+        return attack(searched, x[part], y[part], rng=rng.of(subject.index[rows[part]]))
+
+    x_adv = parts.run(some, len(x))
     allowed = inside(attack.threat, x_adv, x)
-    loss, wrong = judge(subject.model, x_adv, y)
+    loss, wrong = judge(subject.model, x_adv, y, parts=parts)
     return Found(loss=loss.masked_fill(~allowed, -torch.inf), wrong=wrong & allowed, x_adv=x_adv)
 
 
@@ -252,7 +299,7 @@ def performance(subject: Subject, attack: Attack, *tags: str | int) -> Performan
     sums = torch.zeros(4, dtype=torch.float64)
     with subject.view as searched:
         for rows, count in batches(subject):
-            clean_loss, clean_wrong = judge(subject.model, subject.x[rows], subject.y[rows])
+            clean_loss, clean_wrong = judge(subject.model, subject.x[rows], subject.y[rows], parts=subject.parts)
             found = search(subject, searched, attack, rows, *tags)
             worst = torch.maximum(clean_loss, found.loss)
             columns = torch.stack([c.double() for c in (clean_loss, clean_wrong, worst, clean_wrong | found.wrong)])

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from robustscape.attacks.pgd import PGD
+from robustscape.evaluation import together
 from robustscape.evaluation.subject import performance
 from robustscape.streams import Streams
 from robustscape.types import Attack, BadInput, Params, Plain, Provenance, Subject
@@ -145,10 +146,29 @@ class AverageFlatness:
         """Return clean and robust loss at w, or under one perturbation."""
         if point == "reference":
             return vars(performance(subject, self.reference or self.attack, self.name))
-        tags = (self.name,) if self.mode == "sound" else (self.name, "sample", point)
-        v = self.draw(select(subject.model, "layers"), subject.seed, point)
+        v, tags = self._moved(subject, point)
         with shifted(subject.model, v):
             return vars(performance(subject, self.attack, *tags))
+
+    def at_once(self, subject: Subject) -> int:
+        """Return how many points ``several`` measures in one pass: more than 1 for narrow networks of matrices."""
+        return together.slots(subject, len(self.points()))
+
+    def several(self, subject: Subject, points: Sequence[Plain]) -> list[Plain]:
+        """Return the values of several points, equal to those of ``at`` but for rounding."""
+        alone = [point for point in points if point == "reference" and self.reference is not None]
+        others = [point for point in points if point not in alone]
+        vs, tags = zip(*(self._moved(subject, point) for point in others), strict=True) if others else ((), ())
+        found = together.performances(subject, self.attack, vs, tags)
+        values = {point: vars(value) for point, value in zip(others, found, strict=True)}
+        return [self.at(subject, point) if point in alone else values[point] for point in points]
+
+    def _moved(self, subject: Subject, point: Plain) -> tuple[Params, tuple[str | int, ...]]:
+        """Return a point's perturbation, none for the reference, and the purpose of its random numbers."""
+        if point == "reference":
+            return {}, (self.name,)
+        tags = (self.name,) if self.mode == "sound" else (self.name, "sample", point)
+        return self.draw(select(subject.model, "layers"), subject.seed, point), tags
 
     def collect(self, subject: Subject, values: Sequence[Plain], provenance: Provenance) -> FlatnessResult:
         """Subtract the reference and put the samples together."""

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
-import pickle
-import signal
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,8 +16,9 @@ from robustscape.config import to_plain
 from robustscape.evaluation.subject import drained, precision
 from robustscape.results import provenance, stopwatch, versions, written
 from robustscape.runtime import fast, threads
+from robustscape.runtime.pool import pooled, sendable
 from robustscape.runtime.ranks import from_first, gathered, is_first, rank, world
-from robustscape.types import BadInput, Measurement, Plain, Provenanced, Subject
+from robustscape.types import BadInput, Grouped, Measurement, Plain, Provenanced, Subject
 
 
 def measure(
@@ -52,6 +49,7 @@ def measuring(
         BadInput: processes below 1, or above 1 with several ranks, a model on an accelerator or one that cannot be
             pickled.
         Diverged: a loss is not finite.
+        RankLost: one of the processes died.
     """
     if processes < 1:
         raise BadInput(f"processes must be at least 1, not {processes}")
@@ -63,14 +61,17 @@ def measuring(
     values, before = from_first(known.read())
     missing = [i for i in range(len(points)) if i not in values]
     yield len(values), len(points)
-    some = min(processes, len(missing))
+    tasks = _tasks(measurement, subject, len(points), missing, max(processes, world()))
+    some = min(processes, len(tasks))
     made = (
-        _pooled(measurement, subject, points, missing, some)
+        _side_by_side(measurement, subject, points, tasks, some)
         if some > 1
-        else _turn(measurement, subject, points, missing)
+        else _turn(measurement, subject, points, tasks)
     )
     try:
         for number, value in made:
+            if number in values:
+                continue
             values[number] = value
             known.add(number, value, before + seconds())
             yield len(values), len(points)
@@ -90,15 +91,36 @@ def measuring(
     return result
 
 
+def _tasks(
+    measurement: Measurement, subject: Subject, count: int, missing: Sequence[int], workers: int
+) -> list[list[int]]:
+    """Return the numbers of the points that are measured in one go: one, or as many as one pass takes.
+
+    The same points always go together, also with some that are known already, so that each has the same bits.
+    """
+    most = measurement.at_once(subject) if isinstance(measurement, Grouped) else 1
+    size = min(most, -(-count // workers))
+    tasks = [list(range(count))[first : first + size] for first in range(0, count, size)]
+    return [task for task in tasks if not set(task).isdisjoint(missing)]
+
+
+def _values(measurement: Measurement, subject: Subject, points: Sequence[Plain]) -> list[Plain]:
+    """Measure the points of a task."""
+    if isinstance(measurement, Grouped) and measurement.at_once(subject) > 1:
+        return _as_stored(measurement.several(subject, points))
+    return _as_stored([measurement.at(subject, point) for point in points])
+
+
 def _turn(
-    measurement: Measurement, subject: Subject, points: Sequence[Plain], missing: Sequence[int]
+    measurement: Measurement, subject: Subject, points: Sequence[Plain], tasks: Sequence[Sequence[int]]
 ) -> Generator[tuple[int, Plain], None, None]:
-    """Measure the missing points here, one after the other; of several ranks each measures one at a time."""
-    for first in range(0, len(missing), world()):
-        together = missing[first : first + world()]
-        mine = together[rank()] if rank() < len(together) else None
-        value = None if mine is None else _as_stored(measurement.at(subject, points[mine]))
-        yield from zip(together, gathered(value), strict=False)
+    """Measure the missing points here, one task after the other; of several ranks each does one at a time."""
+    for first in range(0, len(tasks), world()):
+        together = tasks[first : first + world()]
+        mine = together[rank()] if rank() < len(together) else []
+        values = _values(measurement, subject, [points[number] for number in mine])
+        for numbers, found in zip(together, gathered(values), strict=False):
+            yield from zip(numbers, found, strict=True)
 
 
 def _as_stored(value: Plain) -> Plain:
@@ -160,101 +182,39 @@ class _Partial:
             os.fsync(file.fileno())
 
 
-# -- the process pool ----------------------------------------------------------------------------------
+# -- processes side by side -----------------------------------------------------------------------------
 
-
-def _pooled(
-    measurement: Measurement, subject: Subject, points: Sequence[Plain], missing: Sequence[int], processes: int
-) -> Generator[tuple[int, Plain], None, None]:
-    """Measure the missing points in processes of their own; values come in the order they are finished."""
-    context = multiprocessing.get_context("spawn")
-    parcel = _parcel(measurement, subject)
-    workers: dict[Connection, Any] = {}
-    todo: Iterator[int] = iter(missing)
-    try:
-        for _ in range(processes):
-            ours, theirs = context.Pipe()
-            workers[ours] = context.Process(target=_work, args=(theirs,), daemon=True)
-            workers[ours].start()
-            theirs.close()
-        busy = list(workers)
-        for connection in busy:
-            _asked(connection, parcel, _next(points, todo))
-        while busy:
-            ready = wait(busy)[0]
-            assert isinstance(ready, Connection)
-            number, value = _answer(ready)
-            following = _next(points, todo)
-            _asked(ready, None, following)
-            if following is None:
-                busy.remove(ready)
-            yield number, value
-    finally:
-        for connection, process in workers.items():
-            connection.close()
-            process.terminate()
-            process.join()
-
-
-_DIED = "a measuring process died: was the machine out of memory, or a script without `if __name__ == '__main__':`?"
-
-
-def _asked(connection: Connection, parcel: bytes | None, task: tuple[int, Plain] | None) -> None:
-    """Send a worker its next task, None for no more, after the parcel where it has none yet."""
-    try:
-        if parcel is not None:
-            connection.send_bytes(parcel)
-        connection.send(task)
-    except OSError:
-        raise RuntimeError(_DIED) from None
-
-
-def _answer(connection: Connection) -> tuple[int, Plain]:
-    """Return what a worker has measured; an error there is raised here."""
-    try:
-        number, value = connection.recv()
-    except (EOFError, OSError):
-        raise RuntimeError(_DIED) from None
-    if isinstance(value, BaseException):
-        raise value
-    return number, value
-
-
-def _next(points: Sequence[Plain], todo: Iterator[int]) -> tuple[int, Plain] | None:
-    number = next(todo, None)
-    return None if number is None else (number, points[number])
+_Parcel = tuple[Measurement, Subject, Sequence[Plain]]
 
 
 def shareable(measurement: Measurement, subject: Subject) -> bool:
     """Return whether processes of their own can share the points: on the CPU, with a model that can be sent to them."""
-    try:
-        return world() == 1 and bool(_parcel(measurement, subject))
-    except BadInput:
+    if world() > 1 or subject.x.device.type != "cpu":
         return False
+    return sendable(_measured, _parcel(measurement, subject, measurement.points()))
 
 
-def _parcel(measurement: Measurement, subject: Subject) -> bytes:
-    """Return both as bytes: copies, so that no process shares weights with another."""
+def _parcel(measurement: Measurement, subject: Subject, points: Sequence[Plain]) -> _Parcel:
+    """Return what every process is sent: with a view that nothing was derived for yet."""
     if subject.x.device.type != "cpu":
         raise BadInput(f"processes share the CPU, and the model is on {subject.x.device}; did you mean processes=1?")
-    try:
-        return pickle.dumps((measurement, replace(subject, view=fast(subject.model, subject.runtime))))
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise BadInput(f"the model cannot be sent to other processes ({error}); did you mean processes=1?") from None
+    return measurement, replace(subject, view=fast(subject.model, subject.runtime)), points
 
 
-def _work(connection: Connection) -> None:
-    """Measure what the connection asks for until it asks for nothing, or is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    measurement, subject = pickle.loads(connection.recv_bytes())
-    try:
-        while (asked := connection.recv()) is not None:
-            number, point = asked
-            try:
-                value = _as_stored(measurement.at(subject, point))
-            except Exception as error:
-                value = error
-            connection.send((number, value))
-    except (EOFError, BrokenPipeError):
-        return
+def _side_by_side(
+    measurement: Measurement,
+    subject: Subject,
+    points: Sequence[Plain],
+    tasks: Sequence[Sequence[int]],
+    processes: int,
+) -> Generator[tuple[int, Plain], None, None]:
+    """Measure the missing points in processes of their own; values come in the order they are finished."""
+    with closing(pooled(_measured, _parcel(measurement, subject, points), tasks, processes=processes)) as made:
+        for _, found in made:
+            yield found
+
+
+def _measured(parcel: _Parcel, numbers: Sequence[int]) -> Iterator[tuple[int, Plain]]:
+    """Measure the points of one task in a process of its own."""
+    measurement, subject, points = parcel
+    yield from zip(numbers, _values(measurement, subject, [points[number] for number in numbers]), strict=True)

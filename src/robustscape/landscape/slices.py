@@ -9,9 +9,10 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from robustscape.attacks.pgd import PGD
+from robustscape.evaluation import together
 from robustscape.evaluation.subject import performance
 from robustscape.streams import Streams
-from robustscape.types import Attack, BadInput, Plain, Provenance, Subject
+from robustscape.types import Attack, BadInput, Params, Plain, Provenance, Subject
 from robustscape.weights.space import gaussian, norm, normalised, select, shifted
 
 
@@ -101,12 +102,34 @@ class Slice:
     def at(self, subject: Subject, point: Plain) -> Plain:
         """Return the losses and errors at one position along one direction."""
         direction, position = point
-        weights = select(subject.model, "layers")
-        drawn = gaussian(weights, Streams(subject.seed, (self.name, direction)))
-        d = normalised(drawn, weights, self.scheme)
+        d = self._direction(subject, direction)
         with shifted(subject.model, d, float(self.alphas()[position])):
             there = performance(subject, self.attack, self.name)
         return {**vars(there), "direction_norm": float(norm(d))}
+
+    def at_once(self, subject: Subject) -> int:
+        """Return how many points ``several`` measures in one pass: more than 1 for narrow networks of matrices."""
+        return together.slots(subject, self.directions * self.positions)
+
+    def several(self, subject: Subject, points: Sequence[Plain]) -> list[Plain]:
+        """Return the values of several points, equal to those of ``at`` but for rounding."""
+        directions = {number: self._direction(subject, number) for number in {direction for direction, _ in points}}
+        alphas = self.alphas()
+        vs = [
+            {name: d * float(alphas[position]) for name, d in directions[direction].items()}
+            for direction, position in points
+        ]
+        tags = [(self.name,)] * len(points)
+        found = together.performances(subject, self.attack, vs, tags)
+        return [
+            {**vars(there), "direction_norm": float(norm(directions[direction]))}
+            for there, (direction, _) in zip(found, points, strict=True)
+        ]
+
+    def _direction(self, subject: Subject, number: int) -> Params:
+        weights = select(subject.model, "layers")
+        drawn = gaussian(weights, Streams(subject.seed, (self.name, number)))
+        return normalised(drawn, weights, self.scheme)
 
     def collect(self, subject: Subject, values: Sequence[Plain], provenance: Provenance) -> SliceResult:
         """Put the points together."""

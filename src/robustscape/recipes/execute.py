@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import re
-import time
-import warnings
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
-from torch import nn
-
-from robustscape.config import from_plain, to_plain
-from robustscape.data.batches import Loader
-from robustscape.data.splits import on_device
+from robustscape.recipes.begun import decision_for, fresh, loaded, prepared, settled
+from robustscape.recipes.folder import held, log_up_to
 from robustscape.recipes.run import Run
-from robustscape.results import SCHEMA, device_name, provenance, read_run, versions, write_json
-from robustscape.runtime import Runtime, place, threads
-from robustscape.runtime.deciding import Decision, decide, passes
-from robustscape.runtime.ranks import barrier, from_first, gathered, is_first, world
-from robustscape.training.checkpoints import digest, load_state, save_state, save_weights
-from robustscape.training.log import TrainingLog, read_log, write_log
-from robustscape.training.loop import Epoch, State, Step, fit, start
-from robustscape.types import BadInput, Images, Plain, Splits
+from robustscape.runtime import Runtime, threads
+from robustscape.runtime.deciding import Decision
+from robustscape.runtime.pool import pooled, sendable
+from robustscape.runtime.ranks import world
+from robustscape.runtime.together import suited
+from robustscape.training.loop import Epoch, Step, fit
+from robustscape.training.together import fit_together, fits_together
+from robustscape.types import BadInput, Diverged, Plain
+
+T = TypeVar("T")
 
 
-def train(run: Run, out: Path, *, name: str) -> Iterator[Step | Epoch]:
+def train(run: Run, out: Path, *, name: str, decision: Decision | None = None) -> Iterator[Step | Epoch]:
     """Train into a folder, going on where an earlier call with the same Run was stopped; give every step.
 
     Writes ``run.json``, ``log.jsonl`` and ``checkpoints/``: ``last``, ``best`` (on validation), on request
@@ -36,98 +33,65 @@ def train(run: Run, out: Path, *, name: str) -> Iterator[Step | Epoch]:
         run: What to do.
         out: The folder, new or of the same Run.
         name: What tables call it: the recipe's name.
+        decision: How a run that begins here uses the machine; None for what a trial shows to be fastest.
 
     Raises:
         BadInput: the folder holds another run, the data cannot be had, or there are not as many ranks as
             ``run.runtime.devices``: see ``runtime.launching.launch``.
         Diverged: a number that must be finite is not.
     """
-    if run.runtime.devices != world():
-        raise BadInput(
-            f"the run is for {run.runtime.devices} devices, and {world()} process(es) are here; did you mean "
-            "`robustscape train`, torchrun or runtime.launching.launch, which start them?"
-        )
-    document = _claim(run, out)
-    barrier()  # nobody looks any more: now it may change
-    if is_first():
-        _clear(out)
-    splits = on_device(_loaded(run), run.runtime.torch_device())
-    channels, height, width = splits.train.x.shape[1:]
-    image = (channels, height, width)
-    about = {"image": list(image), "classes": list(splits.train.classes)}
-    with threads(run.runtime):
-        model = run.model.build(image=image, classes=len(splits.train.classes), seed=run.seed)
-        state = start(place(model, run.runtime), run.objective, run.training)
-        resume = out / "checkpoints" / "resume.safetensors"
-        if resume.exists():
-            load_state(state, resume)
-        _agree(state, resume)
-        loader = Loader(images=splits.train, batch_size=run.training.batch_size, seed=run.seed, augment=run.augment)
-        decision = from_first(_decision(run, document, state.model, loader) if is_first() else None)
-        assert decision is not None
-        runtime = decision.applied(run.runtime)
-    if document is None and is_first():
-        with threads(runtime):
-            made = {"train_n": len(splits.train), "decided": asdict(decision), **_made(run, runtime)}
-        write_json(out / "run.json", {"schema": SCHEMA, "run": to_plain(run), "name": name, **about, **made})
+    begun = prepared(run, out, name, decision)
     events = fit(
-        state,
-        loader,
+        begun.state,
+        begun.loader,
         objective=run.objective,
         weights=run.weights,
         settings=run.training,
-        runtime=runtime,
+        runtime=begun.runtime,
         seed=run.seed,
-        tracked=_tracked(run, splits),
+        tracked=begun.tracked,
     )
-    events = _under_threads(events, runtime)
-    yield from _keep(events, state, run, out, about) if is_first() else events
+    for event in _under_threads(events, begun.runtime):
+        begun.keep(event)
+        yield event
 
 
-def _decision(run: Run, document: Plain, model: nn.Module, loader: Loader) -> Decision:
-    """Return how the machine is used: as the run began, or by the expected work of all its attacks."""
-    if document is not None and "decided" in document:
-        return Decision(**document["decided"])
-    batch = next(loader.epoch(0))  # what cannot be made is refused before anything is written
-    if document is not None:
-        return decide(run.runtime, model, batch.x, work=0)  # begun by a version that had no trials
-    attack = run.objective.attack
-    each = 1 if attack is None else passes(attack, model, batch.x[:2], batch.y[:2])
-    return decide(run.runtime, model, batch.x, work=each * run.training.epochs * len(loader))
+def train_several(
+    runs: Sequence[tuple[Run, Path]], *, name: str, processes: int = 0
+) -> Generator[tuple[int, Step | Epoch], None, None]:
+    """Train runs that are equal but for the seed, each into its folder as ``train`` does; give (its number, event).
+
+    Where that is faster they train side by side: linear networks and MLPs in one process, attacked together, others
+    in processes of one thread each. A run that has begun keeps its threads, and those that have several train
+    first, one after another. An error in one of the runs, or closing the generator, stops all; the same call goes
+    on with them. A script that calls this with processes other than 1 needs ``if __name__ == "__main__":``.
+
+    Args:
+        runs: What to do and the folder of each, at least one; a finished one gives no events.
+        name: What tables call them: the recipe's name.
+        processes: How many side by side, on the CPU; 0 for as many as a trial of the first run shows to be faster
+            than one process with all threads, 1 for one run after another.
+
+    Raises:
+        BadInput: what ``train`` refuses in one of them, or processes that make no sense.
+        Diverged: a number that must be finite is not: says in which run.
+        RankLost: one of the processes died.
+    """
+    documents = [held(run, out) for run, out in runs]
+    if processes == 0 and (whole := _at_once(runs, documents)):
+        yield from _together(runs, name, whole)
+        return
+    decision = _side_by_side(runs, documents[0], processes)
+    parcel = (tuple(runs), name, decision)
+    alone = [n for n, document in enumerate(documents) if decision is None or _has_threads(document)]
+    beside = [n for n in range(len(runs)) if n not in alone]
+    yield from _in_turn(parcel, alone)
+    left = sum(not _is_complete(*runs[n]) for n in beside)
+    some = min(left, 1 if decision is None else decision.processes)
+    yield from pooled(_trained, parcel, beside, processes=some) if some > 1 else _in_turn(parcel, beside)
 
 
-def _clear(out: Path) -> None:
-    """Remove what a kill left behind."""
-    for folder in (out, out / "checkpoints"):
-        for leftover in filter(_is_leftover, folder.iterdir() if folder.is_dir() else ()):
-            leftover.unlink(missing_ok=True)
-
-
-def _loaded(run: Run) -> Splits:
-    """Load the data, the first rank before the others, so that it alone downloads."""
-    if not is_first():
-        barrier()
-    splits = run.data.load(seed=run.seed)
-    if is_first():
-        barrier()
-    return splits
-
-
-def _agree(state: State, resume: Path) -> None:
-    """Refuse ranks that would begin from different states."""
-    if world() > 1 and len(set(gathered((digest(state.model), state.done)))) > 1:
-        raise BadInput(f"the ranks begin from different states; do all of them see the same {resume}?")
-
-
-def _tracked(run: Run, splits: Splits) -> dict[str, Images]:
-    """Return the sets whose accuracy is logged."""
-    if not run.training.track:
-        return {}
-    tracked = {"train": splits.train, "validation": splits.validation}
-    return tracked | ({"test": splits.test} if run.training.track_test else {})
-
-
-def _under_threads(events: Iterator[Step | Epoch], runtime: Runtime) -> Iterator[Step | Epoch]:
+def _under_threads(events: Iterator[T], runtime: Runtime) -> Iterator[T]:
     """Compute every event under the runtime's threads; between events the caller has its own."""
     while True:
         with threads(runtime):
@@ -137,99 +101,116 @@ def _under_threads(events: Iterator[Step | Epoch], runtime: Runtime) -> Iterator
         yield event
 
 
-def _claim(run: Run, out: Path) -> Plain:
-    """Return the folder's run.json, None for a new folder; refuse a folder that holds something else."""
-    path = out / "run.json"
-    if out.exists() and not out.is_dir():
-        raise BadInput(f"{out} is a file, and a run is a directory; did you mean another --out?")
-    if not path.exists():
-        if out.exists() and any(not _is_leftover(item) for item in out.iterdir()):
-            raise BadInput(f"{out} is not empty and holds no run; did you mean another --out?")
+# -- several runs --------------------------------------------------------------------------------------
+
+_BESIDE = "; runs side by side"
+_Parcel = tuple[Sequence[tuple[Run, Path]], str, Decision | None]
+
+
+def _side_by_side(runs: Sequence[tuple[Run, Path]], document: Plain, processes: int) -> Decision | None:
+    """Return how runs begin that train side by side, None where they train one after another.
+
+    It depends on nothing that changes while they train, so that those which begin after a kill begin alike.
+    """
+    run, _ = runs[0]
+    kind, given = run.runtime.torch_device().type, run.runtime.threads
+    if processes < 0:
+        raise BadInput(f"processes must be at least 0, not {processes}")
+    if processes > 1 and kind != "cpu":
+        raise BadInput(f"processes is {processes}, but they share the CPU, not {kind}; did you mean processes=1?")
+    if processes > 1 and world() > 1:
+        raise BadInput(f"processes is {processes}, but {world()} ranks share every run already; leave one of them out")
+    if processes > 1 and given > 1:
+        raise BadInput(f"processes is {processes}, each of one thread, but threads is {given}; leave one of them out")
+    if processes == 1 or len(runs) == 1 or kind != "cpu" or world() > 1:
         return None
-    document = read_run(out)
-    held, wanted = to_plain(from_plain(document["run"])), to_plain(run)
-    if held != wanted:
-        raise BadInput(
-            f"{out} holds another run ({', '.join(_differences(held, wanted))}); choose another --out, or remove it"
-        )
-    there = document["provenance"]
-    here = {
-        "versions": versions(),
-        "device": device_name(run.runtime.torch_device()),
-    }
-    for what, value in here.items():
-        if there[what] != value and is_first():
-            warnings.warn(
-                f"{out} was begun with {what} {there[what]} and goes on with {value}: its bits may differ from an "
-                "uninterrupted run's",
-                stacklevel=3,
-            )
-    return document
+    if processes == 0 and not sendable(_trained, runs):
+        return None
+    decision = settled(document) or _tried(run, document)
+    some = processes or decision.processes
+    reason = decision.reason.removesuffix(_BESIDE) + _BESIDE
+    return replace(decision, threads=1, processes=some, reason=reason) if some > 1 else None
 
 
-def _is_leftover(path: Path) -> bool:
-    """Return whether a kill left the file: what ``results.written`` had not yet given its name."""
-    return path.name.startswith(".") and path.name.endswith(".tmp")
+def _at_once(runs: Sequence[tuple[Run, Path]], documents: Sequence[Plain]) -> Decision | None:
+    """Return how all runs use the machine if attacking them together is faster, None if not.
+
+    It depends on nothing that changes while they train.
+    """
+    (run, _), one = runs[0], settled(documents[0])
+    alike = all(replace(other, seed=run.seed) == run for other, _ in runs)
+    if len(runs) == 1 or world() > 1 or not alike or any(d is not None and settled(d) != one for d in documents):
+        return None
+    splits = loaded(run)
+    with threads(run.runtime):
+        state, loader = fresh(run, splits)
+        batch = next(loader.epoch(0))
+        if not suited(state.model):
+            return None
+        decision = decision_for(run, documents[0], state.model, loader)
+    runtime = decision.applied(run.runtime)
+    with threads(runtime):
+        models = [state.model] * len(runs)
+        fits = fits_together(models, batch, objective=run.objective, settings=run.training, runtime=runtime)
+    return decision if fits else None
 
 
-def _differences(held: Plain, wanted: Plain, path: str = "") -> list[str]:
-    """Name the fields in which two plain Runs differ, with both values."""
-    if isinstance(held, dict) and isinstance(wanted, dict) and held.get("type") == wanted.get("type"):
-        return [line for key in wanted for line in _differences(held.get(key), wanted[key], f"{path}.{key}".strip("."))]
-    return [] if held == wanted else [f"{path} {_short(held)} there, {_short(wanted)} here"]
-
-
-def _short(plain: Plain) -> str:
-    return str(plain["type"].rpartition(":")[2]) if isinstance(plain, dict) and "type" in plain else str(plain)
-
-
-def _made(run: Run, runtime: Runtime) -> Plain:
-    device = runtime.torch_device()
-    made = provenance(
-        seconds=0.0, device=device, precision=runtime.words(), seed=run.seed, model="", data="", settings=None
+def _together(
+    runs: Sequence[tuple[Run, Path]], name: str, decision: Decision
+) -> Generator[tuple[int, Step | Epoch], None, None]:
+    """Train all runs here, attacked together; finished ones keep their places."""
+    begun = [prepared(run, out, name, decision) for run, out in runs]
+    run, runtime = begun[0].run, begun[0].runtime
+    events = fit_together(
+        [one.state for one in begun],
+        [one.loader for one in begun],
+        objective=run.objective,
+        weights=run.weights,
+        settings=run.training,
+        runtime=runtime,
+        seeds=[one.run.seed for one in begun],
+        tracked=[one.tracked for one in begun],
     )
-    return {"provenance": to_plain(made)}
+    try:
+        for number, event in _under_threads(events, runtime):
+            begun[number].keep(event)
+            yield number, event
+    except Diverged as error:
+        raise Diverged(f"{error}; the same command without this seed goes on with the others") from None
 
 
-def _keep(events: Iterator[Step | Epoch], state: State, run: Run, out: Path, about: Plain) -> Iterator[Step | Epoch]:
-    """Pass the events on; write log, checkpoints and state as they come."""
-    folder = out / "checkpoints"
-    log = _log_up_to(out / "log.jsonl", state.epoch)
-    saved = time.monotonic()
-    for event in events:
-        if isinstance(event, Step):
-            if time.monotonic() - saved > run.training.checkpoint_seconds:
-                save_state(state, folder / "resume.safetensors")
-                saved = time.monotonic()
-            yield event
-            continue
-        entry = event.log
-        metadata = {"architecture": to_plain(run.model), **about, "epoch": entry.epoch}
-        names = ["last"]
-        names += ["best"] if entry.selected else []
-        names += ["best_on_test"] if event.best_on_test else []
-        every = run.training.keep_every
-        names += [f"epoch-{entry.epoch:04d}"] if every and entry.epoch % every == 0 else []
-        for checkpoint in names:
-            note = {"selected": "on test, as the papers do"} if checkpoint == "best_on_test" else {}
-            _forget(out / "results", checkpoint)
-            save_weights(state.kept, folder / f"{checkpoint}.safetensors", metadata | note)
-        log = TrainingLog(epochs=(*log.epochs, entry))
-        write_log(out / "log.jsonl", log)
-        save_state(state, folder / "resume.safetensors")
-        saved = time.monotonic()
-        yield event
+def _tried(run: Run, document: Plain) -> Decision:
+    """Return what a trial says of a run, without beginning it."""
+    splits = loaded(run)
+    with threads(run.runtime):
+        state, loader = fresh(run, splits)
+        return decision_for(run, document, state.model, loader)
 
 
-def _forget(results: Path, checkpoint: str) -> None:
-    """Remove the results of a checkpoint that is about to be replaced: they are not those of the new weights."""
-    for path in results.glob("*") if results.is_dir() else ():
-        if re.match(rf"[^-]+-{checkpoint}[-.]", path.name):
-            path.unlink()
+def _has_threads(document: Plain) -> bool:
+    """Return whether a run has begun, and not with one thread."""
+    begun = settled(document)
+    return document is not None and (begun is None or begun.threads != 1)
 
 
-def _log_up_to(path: Path, epochs: int) -> TrainingLog:
-    """Read the log of the epochs that the saved state has seen: a later line was written just before a kill."""
-    if not path.exists():
-        return TrainingLog(epochs=())
-    return TrainingLog(epochs=read_log(path).epochs[:epochs])
+def _is_complete(run: Run, out: Path) -> bool:
+    return len(log_up_to(out / "log.jsonl", run.training.epochs).epochs) == run.training.epochs
+
+
+def _in_turn(parcel: _Parcel, numbers: Sequence[int]) -> Iterator[tuple[int, Step | Epoch]]:
+    """Train runs here, one after another."""
+    for number in numbers:
+        for event in _trained(parcel, number):
+            yield number, event
+
+
+def _trained(parcel: _Parcel, number: int) -> Iterator[Step | Epoch]:
+    """Train one of the runs; what is wrong with it names it where there are others."""
+    runs, name, decision = parcel
+    run, out = runs[number]
+    try:
+        yield from train(run, out, name=name, decision=decision)
+    except (BadInput, Diverged) as error:
+        if len(runs) == 1:
+            raise
+        raise type(error)(f"{out}: {error}; the same command without this run goes on with the others") from None

@@ -34,5 +34,5 @@ class Run:
     augment: CropFlip | None = None
     training: Training = field(default_factory=Training)
     evaluation: Evaluating = field(default_factory=Evaluating)
-    runtime: Runtime = field(default_factory=Runtime)
+    runtime: Runtime = field(default_factory=Runtime, metadata={"spread": True})
     seed: int = 0

@@ -5,7 +5,7 @@ machine has; what they find is judged by the model itself in float32.
 """
 
 from robustscape.runtime.settings import TRUTH, Runtime, channels_last, has_fast_bfloat16, place, threads
-from robustscape.runtime.view import FastView, Lowered, PlainView, fast, graphs_compiled
+from robustscape.runtime.view import FastView, Lowered, PlainView, fast, graphs_compiled, lowered
 
 __all__ = [
     "TRUTH",
@@ -17,6 +17,7 @@ __all__ = [
     "fast",
     "graphs_compiled",
     "has_fast_bfloat16",
+    "lowered",
     "place",
     "threads",
 ]

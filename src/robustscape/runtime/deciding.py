@@ -1,29 +1,30 @@
-"""What "auto" means here: precision, threads and compilation, found by a trial of seconds and remembered."""
+"""What "auto" means here: precision, threads and compilation by a trial of seconds, remembered; batches by memory."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import platform
 import time
-from collections.abc import Callable
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from robustscape.modes import evaluating
+from robustscape.runtime.predicting import available, fitting, search_bytes, training_fit
+from robustscape.runtime.ranks import world
+from robustscape.runtime.remembering import cache_file, key_of, read, write
 from robustscape.runtime.settings import Runtime, channels_last, has_fast_bfloat16, threads
-from robustscape.runtime.view import fast
+from robustscape.runtime.view import fast, takes_channels_last
 from robustscape.types import Attack
 
 _WORTH_A_TRIAL = 60.0  # seconds of expected work from which seconds of trial pay
 _WORTH_COMPILING = 120.0  # seconds of expected work from which trying the compiler pays: that costs half a minute
 _CLEARLY = 0.9  # share of the time of what stands that something else must stay below to be taken
 _REPEATS = 3
+_BY_MEMORY = "; by memory, "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +32,20 @@ class Decision:
     """What was chosen for one model and one shape of batch on one machine, and why.
 
     Attributes:
-        precision: "float32" or "bfloat16".
+        precision: "float32", "bfloat16" or "tf32".
         compile: "yes" or "no".
         threads: CPU threads.
         processes: How many one-thread processes side by side do more than one process with all threads; 1 for
             none, or where that was not tried.
-        milliseconds: Time of one pass (forward, and gradient to the inputs) of a batch, by what was tried.
+        milliseconds: Time of one pass (forward, and gradient to the inputs) of the examples that a search takes at
+            once, by what was tried.
         reason: The choice in words.
+        format: Memory format of the images: "channels_last", or "contiguous" where the model takes no other.
+        batch: Examples of a batch, over all ranks in training; 0 where that was not noted.
+        micro_batch: Examples that a rank works through at once, at most; 0 for all. Training a network with batch
+            normalisation takes the rank's share of a batch whole.
+        checkpointing: Whether training computes activations again that memory does not hold.
+        ranks: Processes that share a batch.
     """
 
     precision: str
@@ -46,10 +54,33 @@ class Decision:
     processes: int
     milliseconds: dict[str, float]
     reason: str
+    format: Literal["channels_last", "contiguous"] = "channels_last"
+    batch: int = 0
+    micro_batch: int = 0
+    checkpointing: bool = False
+    ranks: int = 1
 
     def applied(self, runtime: Runtime) -> Runtime:
         """Return the runtime with nothing left to decide."""
-        return replace(runtime, precision=self.precision, compile=self.compile, threads=self.threads)  # pyright: ignore[reportArgumentType]
+        cut = self.ranks * self.micro_batch < self.batch
+        return replace(
+            runtime,
+            precision=self.precision,  # pyright: ignore[reportArgumentType]
+            compile=self.compile,  # pyright: ignore[reportArgumentType]
+            threads=self.threads,
+            micro_batch=self.micro_batch if cut else runtime.micro_batch,
+            checkpointing=self.checkpointing or runtime.checkpointing,
+        )
+
+
+def decision_of(plain: Any) -> Decision | None:
+    """Return the decision that was kept as plain data, None where another version kept it in another form."""
+    if not isinstance(plain, Mapping) or not isinstance(plain.get("milliseconds"), Mapping):
+        return None
+    try:
+        return Decision(**plain)
+    except TypeError:
+        return None
 
 
 def passes(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> int:
@@ -70,47 +101,81 @@ class _Counted(nn.Module):
         return self.model(x)
 
 
-def decide(runtime: Runtime, model: nn.Module, x: Tensor, *, work: int, cache: Path | None = None) -> Decision:
+def decide(
+    runtime: Runtime, model: nn.Module, x: Tensor, *, work: int, training: bool = True, cache: Path | None = None
+) -> Decision:
     """Return what "auto" stands for, by a timed trial where the expected work is worth one.
 
     What the runtime fixes is left as it is. The same machine, versions, model, shape and class of work (none,
     some, enough to compile for) get the same answer again from the cache, so that two runs of one command
-    compute alike.
+    compute alike. How much of a batch is worked through at once is predicted anew: memory is free or not.
 
     Args:
         runtime: What was asked for.
         model: On its device; left as it is.
         x: (B, C, H, W), a batch of the size that the work will use, pixels.
         work: Passes (forward, and gradient to the inputs) of such batches that are to come.
+        training: Whether the weights are trained, or inputs only searched for.
         cache: File of earlier decisions; by default ``decisions.json`` in the user's cache.
+
+    Raises:
+        BadInput: there is too little memory for a single example, or for a batch that must stay whole.
     """
-    path = cache or cache_folder() / "decisions.json"
-    key = _key(runtime, model, x)
+    path = cache or cache_file()
+    each = search_bytes(model, runtime, x)
+    size = fitting(len(x), each, available(runtime))
+    few = x[:size]
+    key = key_of(runtime, model, few)
     about = {"model": type(model).__name__, "parameters": sum(p.numel() for p in model.parameters())}
-    entry = _read(path).get(key) or {**about, "shape": list(x.shape), "seconds": None, "decisions": {}}
-    trial, standing = _Trial(model, x), _standing(runtime)
+    entry = read(path).get(key) or {**about, "shape": list(few.shape), "seconds": None, "decisions": {}}
+    trial, standing = _Trial(model, few), _standing(runtime)
     if entry["seconds"] is None:
         entry["seconds"] = trial.time(standing)
-    expected = work * entry["seconds"]
+    expected = work * -(-len(x) // size) * entry["seconds"]
     trials = "none" if expected < _WORTH_A_TRIAL else "eager" if expected < _WORTH_COMPILING else "compiled"
-    if trials not in entry["decisions"]:
-        decision = _decided(runtime, standing, trial, trials)
+    known = entry["decisions"].get(trials)
+    decision = decision_of(known) or _decided(runtime, standing, trial, trials)
+    decision = _fitted(decision, runtime, model, x, each, training=training)
+    if asdict(decision) != known:
         entry["decisions"][trials] = asdict(decision)
-        _write(path, key, entry)
-    return Decision(**entry["decisions"][trials])
+        write(path, key, entry)
+    return decision
 
 
-def remembered(cache: Path | None = None) -> list[dict[str, Any]]:
-    """Return what this machine has decided so far: "model", "parameters", "shape" and "decisions" each."""
-    return list(_read(cache or cache_folder() / "decisions.json").values())
+def _fitted(
+    decision: Decision, runtime: Runtime, model: nn.Module, x: Tensor, each: float, *, training: bool
+) -> Decision:
+    """Return the decision with how much of a batch memory is predicted to hold, ``each`` the bytes of an example."""
+    share = -(-len(x) // world()) if training else len(x)
+    room = available(runtime, sharing=decision.processes)
+    size, checkpointing = fitting(share, each, room), False
+    if training:
+        chosen = replace(decision.applied(runtime), checkpointing=runtime.checkpointing)
+        outer, checkpointing = training_fit(model, chosen, x, share, room)
+        size = min(size, outer)
+    words = [f"{size} of {share} examples at once"] * (size < share)
+    words += ["activations computed again"] * (checkpointing and not runtime.checkpointing)
+    if words and training:
+        warnings.warn(f"memory does not hold a batch: {', '.join(words)}", stacklevel=3)
+    with evaluating(model):
+        suited = takes_channels_last(model, x)
+    return replace(
+        decision,
+        reason=decision.reason.partition(_BY_MEMORY)[0] + (_BY_MEMORY + ", ".join(words) if words else ""),
+        format="channels_last" if suited else "contiguous",
+        batch=len(x),
+        micro_batch=min(size, runtime.micro_batch or share),
+        checkpointing=checkpointing,
+        ranks=world() if training else 1,
+    )
 
 
 def _standing(runtime: Runtime) -> Runtime:
     """Return what is used unless a trial shows something clearly faster."""
-    low = has_fast_bfloat16(runtime.torch_device()) if runtime.precision == "auto" else runtime.precision == "bfloat16"
+    fastest = "bfloat16" if has_fast_bfloat16(runtime.torch_device()) else "float32"
     return replace(
         runtime,
-        precision="bfloat16" if low else "float32",
+        precision=fastest if runtime.precision == "auto" else runtime.precision,
         compile="no" if runtime.compile == "auto" else runtime.compile,
         threads=runtime.threads or torch.get_num_threads(),
     )
@@ -141,7 +206,7 @@ def _decision(chosen: Runtime, trial: _Trial, processes: int, reason: str) -> De
         compile=chosen.compile,
         threads=chosen.threads,
         processes=processes,
-        milliseconds={words: round(1e3 * seconds, 2) for words, seconds in trial.seconds.items()},
+        milliseconds={words: round(1e3 * s, 2) for words, s in trial.seconds.items() if s < float("inf")},
         reason=reason,
     )
 
@@ -183,49 +248,3 @@ def _timed(run: Callable[[], None]) -> float:
     clock = time.perf_counter()
     run()
     return time.perf_counter() - clock
-
-
-# -- what is remembered ---------------------------------------------------------------------------------
-
-
-def cache_folder() -> Path:
-    """Return the folder of what this user's machine has found out; it may be removed at any time."""
-    import pooch
-
-    return Path(pooch.os_cache("robustscape"))
-
-
-def _key(runtime: Runtime, model: nn.Module, x: Tensor) -> str:
-    """Return a hash of all that a decision depends on, but the work."""
-    shapes = [(name, tuple(value.shape), str(value.dtype)) for name, value in model.state_dict().items()]
-    device = runtime.torch_device()
-    here = [platform.machine(), _processor(), os.cpu_count(), torch.get_num_threads(), torch.__version__]
-    here += [torch.cuda.get_device_name(device)] if device.type == "cuda" else []
-    asked = [asdict(runtime), str(model), shapes, tuple(x.shape), str(device)]
-    return hashlib.blake2b(json.dumps([here, asked], default=str).encode(), digest_size=16).hexdigest()
-
-
-def _processor() -> str:
-    """Return the processor's name and its matrix instructions, as far as the system tells."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    flags = {flag for line in lines[:60] if line.startswith("flags") for flag in line.split()}
-    return f"{name or platform.processor()} {sorted(flags & {'amx_bf16', 'avx512_bf16', 'avx512f', 'avx2'})}"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _write(path: Path, key: str, entry: dict[str, Any]) -> None:
-    """Remember what was decided; where the cache cannot be written it is decided again."""
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        beside.write_text(json.dumps(_read(path) | {key: entry}, indent=1))
-        os.replace(beside, path)

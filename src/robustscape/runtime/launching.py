@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import signal
 import socket
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from robustscape.runtime.pool import portable
 from robustscape.runtime.ranks import RankLost
 from robustscape.runtime.settings import Runtime
 from robustscape.types import BadInput
@@ -37,7 +37,7 @@ def started(devices: int) -> int:
     Raises:
         BadInput: both say something, and not the same.
     """
-    if not _under_torchrun():
+    if not under_torchrun():
         return devices
     count = int(os.environ["WORLD_SIZE"])
     if devices not in (1, count):
@@ -45,14 +45,14 @@ def started(devices: int) -> int:
     return count
 
 
-def launch(work: Callable[..., None], *arguments: Any, runtime: Runtime) -> None:
+def launch(work: Callable[..., object], *arguments: Any, runtime: Runtime) -> None:
     """Run ``work(*arguments)`` on every rank: here, or in ``runtime.devices`` processes of their own.
 
     Under ``torchrun`` this process is a rank already and joins the others. Processes that are started here get
     copies of the arguments; a script that starts them needs ``if __name__ == "__main__":``.
 
     Args:
-        work: A function of a module, so that other processes can import it.
+        work: A function of a module, so that other processes can import it; what it returns is dropped.
         *arguments: What it is called with; anything that can be pickled.
         runtime: How many processes, on the CPU or one on each of the first CUDA devices.
 
@@ -67,7 +67,7 @@ def launch(work: Callable[..., None], *arguments: Any, runtime: Runtime) -> None
         return
     if kind.type not in ("cpu", "cuda") or kind.index is not None:
         raise BadInput(f"devices is {count}, and device {str(kind)!r} is one; did you mean device cpu or cuda?")
-    if _under_torchrun():
+    if under_torchrun():
         _join(int(os.environ["LOCAL_WORLD_SIZE"]), kind.type)
         work(*arguments)
         dist.destroy_process_group()
@@ -77,7 +77,8 @@ def launch(work: Callable[..., None], *arguments: Any, runtime: Runtime) -> None
     _start(count, kind.type, work, arguments)
 
 
-def _under_torchrun() -> bool:
+def under_torchrun() -> bool:
+    """Return whether ``torchrun`` has started this process."""
     return dist.is_available() and dist.is_torchelastic_launched()
 
 
@@ -88,13 +89,13 @@ def _join(local: int, kind: str) -> None:
     from lightning_fabric.strategies import DDPStrategy
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets with a banner
-    environment = TorchElasticEnvironment() if _under_torchrun() else LightningEnvironment()
+    environment = TorchElasticEnvironment() if under_torchrun() else LightningEnvironment()
     nodes = int(os.environ["WORLD_SIZE"]) // local
     strategy = DDPStrategy(timeout=_PATIENCE)
     Fabric(accelerator=kind, devices=local, num_nodes=nodes, strategy=strategy, plugins=[environment]).launch()
 
 
-def _start(count: int, kind: str, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _start(count: int, kind: str, work: Callable[..., object], arguments: tuple[Any, ...]) -> None:
     """Run the work in processes of this machine until all are done, or one fails."""
     from torch.multiprocessing import get_context, start_processes
 
@@ -128,7 +129,7 @@ def _watch(processes: Sequence[Any]) -> None:
 
 
 def _rank(
-    local: int, count: int, kind: str, port: int, reasons: Any, work: Callable[..., None], arguments: Any
+    local: int, count: int, kind: str, port: int, reasons: Any, work: Callable[..., object], arguments: Any
 ) -> None:
     """Be one of the processes."""
     place = {"LOCAL_RANK": local, "NODE_RANK": 0, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -139,19 +140,10 @@ def _rank(
         dist.destroy_process_group()
     except Exception as error:
         error.add_note(f"on rank {local}: {traceback.format_exc()[-_LONGEST:]}")
-        reasons.put((local, _portable(error)))
+        reasons.put((local, portable(error)))
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)  # an orderly end would wait for the connections to the others
-
-
-def _portable(error: Exception) -> Exception:
-    """Return the error, or one that says the same where it cannot be sent to another process."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError("\n".join((f"{type(error).__name__}: {error}", *error.__notes__)))
-    return error
 
 
 def _cause(reasons: Any, codes: Sequence[int | None]) -> Exception:
@@ -171,7 +163,7 @@ def _cause(reasons: Any, codes: Sequence[int | None]) -> Exception:
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code} and no reason"
     return RankLost(
         f"rank {number} of {len(codes)} {how} (was the machine out of memory, or a script without `if __name__ == "
-        "'__main__':`?), and the others stopped; the same command goes on from the last saved state"
+        "'__main__':`?), and the others stopped; the same command goes on from what was saved"
     )
 
 

@@ -1,130 +1,98 @@
-"""Memory: what a pass needs, how much there is, and how the same result is had with less."""
+"""Memory: how the same result is had with less of it. What is needed and what there is: ``predicting``."""
 
 from __future__ import annotations
 
-import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from robustscape.modes import frozen_statistics
-from robustscape.runtime.settings import Runtime, channels_last
+from robustscape.modes import evaluating, frozen_statistics, training
+from robustscape.types import BadInput
 
-_GIB = 2.0**30
-_SHARE = 0.8  # of the memory that is free now; the rest is for what grows beside the activations
-
-
-def available(runtime: Runtime) -> float:
-    """Return the bytes that activations may take: the runtime's limit, or most of what is free on the device now."""
-    if runtime.memory_limit:
-        return runtime.memory_limit * _GIB
-    device = runtime.torch_device()
-    if device.type == "cuda":
-        return _SHARE * torch.cuda.mem_get_info(device)[0]
-    return _SHARE * _free()
+T = TypeVar("T")
 
 
-def _free() -> float:
-    """Return the bytes free for this process: the machine's, or what its container still allows."""
-    path = Path("/proc/meminfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    free = next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), None)
-    if free is None:
-        free = float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
-    try:
-        folder = Path("/sys/fs/cgroup")
-        allowed, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        return free if allowed == "max" else min(free, float(allowed) - float(used))
-    except (OSError, ValueError):
-        return free
-
-
-def bytes_per_example(model: nn.Module, x: Tensor) -> float:
-    """Return the bytes that one example's forward keeps for the backward, from two small batches.
-
-    Args:
-        model: As it is used: its mode and whether its weights need gradients decide what is kept. It is left
-            without a trace.
-        x: (N, C, H, W), at least 4 inputs.
-    """
-    few, more = (_kept(model, channels_last(x[:n].detach())) for n in (2, 4))
-    return (more - few) / 2
-
-
-def _kept(model: nn.Module, x: Tensor) -> float:
-    storages: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
-    with torch.enable_grad(), frozen_statistics(model), hooks:
-        output = model(x.requires_grad_())
-    del output
-    return float(sum(storages.values()))
-
-
-def fitting(batch: int, per_example: float, room: float) -> int:
-    """Return how many examples of a batch fit at once: the batch, or its largest half, quarter, ... that does.
-
-    Args:
-        batch: Examples, at least 1.
-        per_example: Bytes that one takes.
-        room: Bytes there are.
-    """
-    size = batch
-    while size > 1 and size * per_example > room:
-        size = -(-size // 2)
-    return size
+def out_of_memory(error: RuntimeError) -> bool:
+    """Return whether an error says that there was too little memory, of an accelerator or of the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 @dataclass
 class Parts:
-    """Works through a batch in parts that fit. Its size halves where the device runs out of memory, and stays.
+    """Works through batches in parts that fit. Its size halves where memory runs out, and stays.
 
     Attributes:
-        size: Examples at once, at least 1.
+        size: Examples at once, at least 1; by default the whole of any batch.
     """
 
-    size: int
+    size: int = sys.maxsize
 
     def run(self, work: Callable[[slice], Tensor], n: int) -> Tensor:
-        """Return what ``work`` gives for each part of n rows, put together in order.
+        """Return what ``work`` gives for each part of n rows, put together in order; see ``each``."""
+        done = list(self.each(work, n))
+        return done[0] if len(done) == 1 else torch.cat(done)
+
+    def each(self, work: Callable[[slice], T], n: int) -> Iterator[T]:
+        """Give what ``work`` makes of each part of n rows, in order.
+
+        Args:
+            work: Is called again, for fewer rows, where memory ran out: it must then leave nothing behind.
+            n: Rows.
 
         Raises:
-            torch.OutOfMemoryError: not even one example fits.
+            BadInput: not even one example fits.
         """
-        done: list[Tensor] = []
         start = 0
         while start < n:
             rows = slice(start, min(start + self.size, n))
             try:
-                done.append(work(rows))
-            except torch.OutOfMemoryError:
-                if self.size == 1:
+                yield work(rows)
+            except RuntimeError as error:
+                if not out_of_memory(error):
                     raise
+                if rows.stop - rows.start == 1:
+                    raise BadInput("out of memory for a single example; did you mean a smaller network?") from error
             else:
                 start = rows.stop
                 continue
             # Outside the handler, which holds the failed part's tensors.
-            self.size = -(-min(self.size, n) // 2)
+            self.size = -(-(rows.stop - rows.start) // 2)
             torch.cuda.empty_cache()
             warnings.warn(f"out of memory: going on with {self.size} examples at once", stacklevel=2)
-        return done[0] if len(done) == 1 else torch.cat(done)
+
+
+@contextmanager
+def undivided(n: int) -> Iterator[None]:
+    """Run the block, which needs n examples at once, and say what it means where memory runs out.
+
+    Raises:
+        BadInput: it did.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise BadInput(
+            f"out of memory for {n} examples, which batch normalisation takes at once; did you mean "
+            "runtime.checkpointing, or a smaller training.batch_size?"
+        ) from error
 
 
 def mixes_examples(model: nn.Module) -> bool:
-    """Return whether an example's output in train mode depends on its company: batch normalisation does that."""
-    return any(isinstance(module, _BatchNorm) for module in model.modules())
+    """Return whether an example's output in train mode depends on its company: batch normalisation does that.
+
+    A foreign one that subclasses none of torch's is known by its class name.
+    """
+    return any(isinstance(module, _BatchNorm) or "BatchNorm" in type(module).__name__ for module in model.modules())
 
 
 @contextmanager
@@ -157,7 +125,7 @@ def _repeated(model: nn.Module) -> list[nn.Module]:
 
 def _twice(block: nn.Module, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), frozen_statistics(block)
+        return nullcontext(), _again(block, (training if block.training else evaluating)(block))
 
     def again(*inputs: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
@@ -165,3 +133,10 @@ def _twice(block: nn.Module, forward: Callable[..., Tensor]) -> Callable[..., Te
         return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=True, context_fn=contexts)  # pyright: ignore[reportReturnType]
 
     return again
+
+
+@contextmanager
+def _again(block: nn.Module, mode: AbstractContextManager[None]) -> Iterator[None]:
+    """Run the block's second forward in the mode of its first, without moving its statistics again."""
+    with mode, frozen_statistics(block):
+        yield

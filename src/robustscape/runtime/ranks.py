@@ -8,7 +8,7 @@ nothing here costs anything.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from itertools import islice
@@ -129,6 +129,20 @@ def barrier() -> None:
     gathered(None)
 
 
+def first_alone(make: Callable[[], T]) -> T:
+    """Return what ``make`` gives, called on the first rank and then on the others: what it fetches is there for them.
+
+    Raises:
+        RankLost: another rank is gone.
+    """
+    if not is_first():
+        barrier()
+    made = make()
+    if is_first():
+        barrier()
+    return made
+
+
 @contextmanager
 def _connected() -> Iterator[None]:
     """Say in one sentence what a broken connection means."""
@@ -139,5 +153,5 @@ def _connected() -> Iterator[None]:
         reason = re.sub(r"^\[\S+\] ", "", str(error).strip()).partition("\n")[0].partition(". ")[0]
         raise RankLost(
             f"rank {rank()} of {world()} stopped because another one is gone ({reason}); the same command goes on "
-            "from the last saved state"
+            "from what was saved"
         ) from error

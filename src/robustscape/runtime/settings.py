@@ -39,7 +39,8 @@ class Runtime:
             hold. Training a network with batch normalisation takes each process's share of a batch whole.
         checkpointing: Keep fewer activations in training and compute them again: less memory, about one forward a
             step more. Chosen by itself where a batch that must stay whole is predicted not to fit.
-        devices: Processes that share a training, each with a CUDA device of its own or with a part of the CPU.
+        devices: Processes that share a training, an evaluation or a measurement, each with a CUDA device of its own
+            or with a part of the CPU.
     """
 
     device: str = "auto"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustscape.runtime import FastView, PlainView, Runtime, fast
 from robustscape.training.averaging import average_of, update_average
@@ -16,7 +16,7 @@ from robustscape.training.log import EpochLog, Tracked
 from robustscape.training.settings import Training
 from robustscape.training.step import Method, StepLog, method, step
 from robustscape.training.tracking import track
-from robustscape.types import Attack, Batches, Diverged, Images, Objective, Params, WeightPerturbation
+from robustscape.types import Attack, Batch, Batches, Diverged, Images, Objective, Params, WeightPerturbation
 from robustscape.weights.space import copied, norm, select
 
 
@@ -114,7 +114,7 @@ def fit(
         Diverged: a number that must be finite is not: says the epoch, the step and the part of the loss.
     """
     how = method(state.model, objective, weights, settings, runtime)
-    view = how.view if state.average is None else fast(state.average, runtime)
+    view = view_of_kept(state, how, runtime)
     total = settings.epochs * len(batches)
     while state.epoch < settings.epochs:
         source = batches.epoch(state.epoch, state.done - state.epoch * len(batches))
@@ -123,20 +123,55 @@ def fit(
             batch = next(source, None)
             if batch is None:
                 break
-            try:
-                log = step(how, state.optimizer, batch, state.done, total, seed)
-            except Diverged as error:
-                where = f"epoch {state.epoch + 1}, step {state.done + 1}"
-                raise Diverged(f"training stopped in {where}: {error}") from None
-            if state.average is not None and settings.ema is not None:
-                update_average(state.average, state.model, settings.ema)
-            _count(state, log, len(batch), time.perf_counter() - clock)
-            yield Step(epoch=state.epoch + 1, done=state.done, total=total, log=log)
-        try:
-            epoch = _end(state, how, view, tracked, seed, runtime)
-        except Diverged as error:
-            raise Diverged(f"tracking after epoch {state.epoch + 1}, step {state.done}: {error}") from None
-        yield epoch
+            yield advance(state, how, batch, total, seed, began=clock)
+        yield end_epoch(state, how, view, tracked, seed, runtime)
+
+
+def view_of_kept(state: State, how: Method, runtime: Runtime) -> FastView | PlainView:
+    """Return the fast view of the network that is tracked."""
+    return how.view if state.average is None else fast(state.average, runtime)
+
+
+def advance(
+    state: State, how: Method, batch: Batch, total: int, seed: int, *, began: float, x_adv: Tensor | None = None
+) -> Step:
+    """Take the next step of ``total`` and count it.
+
+    Args:
+        state: Is changed.
+        how: The method.
+        batch: The step's examples.
+        total: Steps of the whole training.
+        seed: Seed of every random number.
+        began: When work on the step began, as ``time.perf_counter`` tells.
+        x_adv: Adversarial inputs at the present weights, where they are made already.
+
+    Raises:
+        Diverged: a number that must be finite is not: says the epoch, the step and the part of the loss.
+    """
+    try:
+        log = step(how, state.optimizer, batch, state.done, total, seed, x_adv=x_adv)
+    except Diverged as error:
+        where = f"epoch {state.epoch + 1}, step {state.done + 1}"
+        raise Diverged(f"training stopped in {where}: {error}") from None
+    if state.average is not None and how.settings.ema is not None:
+        update_average(state.average, state.model, how.settings.ema)
+    _count(state, log, len(batch), time.perf_counter() - began)
+    return Step(epoch=state.epoch + 1, done=state.done, total=total, log=log)
+
+
+def end_epoch(
+    state: State, how: Method, view: FastView | PlainView, sets: Mapping[str, Images], seed: int, runtime: Runtime
+) -> Epoch:
+    """Track, choose, and make the epoch's line; the state then stands before the next epoch.
+
+    Raises:
+        Diverged: a loss is not finite: says the epoch.
+    """
+    try:
+        return _end(state, how, view, sets, seed, runtime)
+    except Diverged as error:
+        raise Diverged(f"tracking after epoch {state.epoch + 1}, step {state.done}: {error}") from None
 
 
 def _count(state: State, log: StepLog, examples: int, seconds: float) -> None:
@@ -153,7 +188,6 @@ def _count(state: State, log: StepLog, examples: int, seconds: float) -> None:
 def _end(
     state: State, how: Method, view: FastView | PlainView, sets: Mapping[str, Images], seed: int, runtime: Runtime
 ) -> Epoch:
-    """Track, choose, and make the epoch's line; the state then stands before the next epoch."""
     settings, number = how.settings, state.epoch + 1
     clock = time.perf_counter()
     tracked = _tracked(state.kept, view, sets, how, seed, runtime) if _is_tracked(settings, number) else {}
@@ -199,7 +233,15 @@ def _tracked(
     sizes = {name: len(images) if name == "validation" else settings.track for name, images in sets.items()}
     return {
         name: track(
-            model, view, images, attack, n=sizes[name], batch_size=settings.batch_size, seed=seed, runtime=runtime
+            model,
+            view,
+            images,
+            attack,
+            n=sizes[name],
+            batch_size=settings.batch_size,
+            seed=seed,
+            runtime=runtime,
+            parts=how.parts,
         )
         for name, images in sets.items()
     }

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from robustscape.modes import InTrainMode, frozen_statistics, training
-from robustscape.runtime import FastView, Lowered, PlainView, Runtime, fast
+from robustscape.runtime import FastView, Lowered, PlainView, Runtime, fast, lowered
+from robustscape.runtime.memory import Parts, checkpointed, mixes_examples, undivided
 from robustscape.runtime.ranks import mean_over_ranks, share, world
 from robustscape.streams import Streams
 from robustscape.training.settings import Training
 from robustscape.types import Attack, Batch, Diverged, Loss, Objective, Params, WeightPerturbation
 from robustscape.weights.space import gradient, norm, shifted
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +34,9 @@ class Method:
         settings: The training's settings.
         lowered: The network in the runtime's precision, sharing its weights: trains.
         view: Its fast view: is attacked.
+        parts: How many examples are worked through at once.
+        whole: Whether its forwards in train mode take a batch whole all the same: batch normalisation.
+        checkpointing: Whether its training forwards keep few activations.
     """
 
     model: nn.Module
@@ -38,6 +45,9 @@ class Method:
     settings: Training
     lowered: nn.Module
     view: FastView | PlainView
+    parts: Parts
+    whole: bool
+    checkpointing: bool
 
 
 def method(
@@ -49,8 +59,12 @@ def method(
         objective=objective,
         weights=weights,
         settings=settings,
-        lowered=Lowered(model, runtime),
+        # What is checkpointed has other forwards at every step: nothing to compile.
+        lowered=Lowered(model, runtime) if runtime.checkpointing else lowered(model, runtime),
         view=fast(model, runtime),
+        parts=Parts(runtime.micro_batch) if runtime.micro_batch else Parts(),
+        whole=mixes_examples(model),
+        checkpointing=runtime.checkpointing,
     )
 
 
@@ -97,18 +111,24 @@ class BatchLoss:
         self.rng = rng
         self.refreshed = 0
 
-    def _loss(self) -> Tensor:
-        return self.how.objective(self.how.lowered, self.batch, self.x_adv).total
-
     def value(self) -> Tensor:
         """Return the mean loss at the present weights, a scalar."""
-        with torch.no_grad(), training(self.how.model), frozen_statistics(self.how.model):
-            return mean_over_ranks([self._loss()], self.weight)[0]
+        model = self.how.model
+        with torch.no_grad(), training(model), frozen_statistics(model):
+            shares = _losses(self.how, self.batch, self.x_adv, lambda loss, share: share * loss.total)
+            return mean_over_ranks([torch.stack(list(shares)).sum()], self.weight)[0]
 
     def gradient(self, names: Sequence[str]) -> Params:
         """Return its gradient at the present weights."""
-        with training(self.how.model), frozen_statistics(self.how.model):
-            slopes = gradient(self._loss(), self.how.model, names)
+        model = self.how.model
+        slopes: Params = {}
+
+        def slope_of(loss: Loss, share: float) -> Params:
+            return gradient(share * loss.total, model, names)
+
+        with training(model), frozen_statistics(model):
+            for slope in _losses(self.how, self.batch, self.x_adv, slope_of):
+                slopes = {name: slopes[name] + value if slopes else value for name, value in slope.items()}
         return dict(zip(slopes, mean_over_ranks(list(slopes.values()), self.weight), strict=True))
 
     def refresh(self) -> None:
@@ -120,17 +140,84 @@ class BatchLoss:
 
 def attacked(how: Method, batch: Batch, attack: Attack, rng: Streams) -> Tensor:
     """Return adversarial inputs at the present weights, in the mode that the settings ask for."""
-    if how.settings.attack_mode == "train":
-        return attack(InTrainMode(how.lowered, how.settings.attack_statistics), batch.x, batch.y, rng=rng)
-    with how.view as model:
-        return attack(model, batch.x, batch.y, rng=rng)
+    n = len(batch)
+
+    def some(model: nn.Module, rows: slice) -> Tensor:
+        return attack(model, batch.x[rows], batch.y[rows], rng=rng.of(batch.index[rows]))
+
+    if how.settings.attack_mode == "eval":
+        with how.view as view:
+            return how.parts.run(lambda rows: some(view, rows), n)
+    model = InTrainMode(how.lowered, how.settings.attack_statistics)
+    with checkpointed(how.model) if how.checkpointing else nullcontext():
+        if how.whole:
+            with undivided(n):
+                return some(model, slice(n))
+        return how.parts.run(lambda rows: some(model, rows), n)
 
 
-def step(how: Method, optimizer: torch.optim.Optimizer, batch: Batch, done: int, total: int, seed: int) -> StepLog:
+def _losses(how: Method, batch: Batch, x_adv: Tensor, work: Callable[[Loss, float], T]) -> Iterable[T]:
+    """Give what ``work`` makes of the loss of each part of a batch and of the part's share of the examples.
+
+    So much is worked through at once as fits, which a loss or graph that ``work`` lets go of frees.
+    """
+
+    def one(rows: slice) -> T:
+        part = _rows(batch, rows)
+        with checkpointed(how.model) if how.checkpointing else nullcontext():
+            return work(how.objective(how.lowered, part, x_adv[rows]), len(part) / len(batch))
+
+    if not how.whole:
+        return how.parts.each(one, len(batch))
+    with undivided(len(batch)):
+        return [one(slice(len(batch)))]
+
+
+def _descended(how: Method, batch: Batch, x_adv: Tensor) -> Loss:
+    """Leave the gradient of the loss of a batch in the weights' ``.grad``; returns the loss, without its graph."""
+    slopes: Params = {}
+    sums: dict[str, Tensor] = {}
+
+    def add(loss: Loss, share: float) -> None:
+        how.model.zero_grad(set_to_none=True)  # of a part that ran out of memory half way
+        (share * loss.total).backward()
+        for name, parameter in how.model.named_parameters():
+            if parameter.grad is not None:
+                slopes[name] = slopes[name].add_(parameter.grad) if name in slopes else parameter.grad
+        for name, part in {**loss.parts, "total": loss.total}.items():
+            sums[name] = sums.get(name, 0) + share * part.detach()
+
+    for _ in _losses(how, batch, x_adv, add):
+        pass
+    for name, parameter in how.model.named_parameters():
+        parameter.grad = slopes.get(name)
+    return Loss(total=sums.pop("total"), parts=sums)
+
+
+def step(
+    how: Method,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    done: int,
+    total: int,
+    seed: int,
+    *,
+    x_adv: Tensor | None = None,
+) -> StepLog:
     """Take step number ``done`` (from 0) of ``total``: changes weights, optimiser state and running statistics.
 
     Every rank is given the same batch and the same weights. It works on its share of the batch, BatchNorm by the
     statistics of that share, and has the same weights, running statistics and log as all others afterwards.
+
+    Args:
+        how: The method.
+        optimizer: Over the parameters of ``how.model``.
+        batch: The step's examples.
+        done: Steps taken so far.
+        total: Steps of the whole training.
+        seed: Seed of every random number.
+        x_adv: Adversarial inputs of the batch at the present weights, made by somebody else with this step's random
+            numbers; None to make them here.
 
     Returns:
         What it did.
@@ -143,11 +230,12 @@ def step(how: Method, optimizer: torch.optim.Optimizer, batch: Batch, done: int,
     buffers = [(buffer, buffer.clone()) for buffer in _moving(model)] if world() > 1 else []
     lr = settings.optimizer.lr * settings.lr(done, total)
     attack = how.objective.attack
-    x_adv, eps, rng = batch.x, None, Streams(seed=seed, tags=("train", done), index=batch.index)
+    eps, rng = None, Streams(seed=seed, tags=("train", done), index=batch.index)
     if attack is not None:
         eps = attack.threat.eps * settings.eps(done, total)
         attack = attack.at(eps)
-        x_adv = attacked(how, batch, attack, rng)
+        x_adv = attacked(how, batch, attack, rng) if x_adv is None else x_adv
+    x_adv = batch.x if x_adv is None else x_adv
     v: Params = {}
     if how.weights is not None and done >= round(how.weights.warmup * total / settings.epochs):
         loss = BatchLoss(how, batch, x_adv, attack, rng, weight=weight)
@@ -158,8 +246,7 @@ def step(how: Method, optimizer: torch.optim.Optimizer, batch: Batch, done: int,
     model.train()
     optimizer.zero_grad(set_to_none=True)
     with shifted(model, v) if v else nullcontext():
-        outcome = how.objective(how.lowered, batch, x_adv)
-        outcome.total.backward()
+        outcome = _descended(how, batch, x_adv)
     outcome = _averaged(outcome, model, buffers, weight)
     gradient_norm = _norm_of_gradients(model)
     logged = _finite(outcome, gradient_norm)
@@ -178,8 +265,11 @@ def _share(batch: Batch) -> tuple[Batch, int]:
     rows = share(len(batch))
     weight = rows.stop - rows.start
     rows = rows if weight else slice(0, 1)
-    parts = {name: value[rows] for name, value in vars(batch).items() if value is not None}
-    return replace(batch, **parts), weight
+    return _rows(batch, rows), weight
+
+
+def _rows(batch: Batch, rows: slice) -> Batch:
+    return replace(batch, **{name: value[rows] for name, value in vars(batch).items() if value is not None})
 
 
 def _moving(model: nn.Module) -> list[Tensor]:

@@ -7,6 +7,7 @@ from torch import nn
 
 from robustscape.evaluation.subject import batches, judge, search
 from robustscape.runtime import FastView, PlainView, Runtime
+from robustscape.runtime.memory import Parts
 from robustscape.runtime.ranks import sum_over_ranks, turns
 from robustscape.training.log import Tracked
 from robustscape.types import Attack, Images, Subject
@@ -22,6 +23,7 @@ def track(
     batch_size: int,
     seed: int,
     runtime: Runtime,
+    parts: Parts | None = None,
 ) -> Tracked:
     """Return the performance on the first n images: searched on the fast view, counted in float32.
 
@@ -37,11 +39,12 @@ def track(
         view=view,
         batch=batch_size,
         runtime=runtime,
+        parts=parts,
     )
     sums = torch.zeros(4, dtype=torch.float64)
     with view as searched:
         for rows, count in turns(batches(subject)):
-            loss, wrong = judge(model, subject.x[rows], subject.y[rows])
+            loss, wrong = judge(model, subject.x[rows], subject.y[rows], parts=parts)
             sums[:2] += torch.stack([wrong[:count].sum().double(), loss[:count].double().sum()]).cpu()
             if attack is not None:
                 found = search(subject, searched, attack, rows, "track")

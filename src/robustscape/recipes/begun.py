@@ -1,0 +1,167 @@
+"""A run that has begun: what it trains, how it uses the machine, and what it writes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import nn
+
+from robustscape.config import to_plain
+from robustscape.data.batches import Loader
+from robustscape.data.splits import on_device
+from robustscape.recipes.folder import clear, forget, held, log_up_to, warn_of_change
+from robustscape.recipes.run import Run
+from robustscape.results import SCHEMA, provenance, write_json
+from robustscape.runtime import Runtime, place, threads
+from robustscape.runtime.deciding import Decision, decide, decision_of, passes
+from robustscape.runtime.ranks import barrier, first_alone, from_first, gathered, is_first, world
+from robustscape.training.checkpoints import digest, load_state, save_state, save_weights
+from robustscape.training.log import TrainingLog, write_log
+from robustscape.training.loop import Epoch, State, Step, start
+from robustscape.types import BadInput, Images, Plain, Splits
+
+
+@dataclass(kw_only=True, eq=False)
+class Begun:
+    """A run that trains now, or is about to: what it trains, and what it writes."""
+
+    run: Run
+    out: Path
+    about: Plain
+    state: State
+    loader: Loader
+    tracked: Mapping[str, Images]
+    runtime: Runtime
+    log: TrainingLog
+    saved: float
+
+    def keep(self, event: Step | Epoch) -> None:
+        """Write log, checkpoints and state as events come; the first rank does."""
+        if not is_first():
+            return
+        folder, state = self.out / "checkpoints", self.state
+        if isinstance(event, Step):
+            if time.monotonic() - self.saved > self.run.training.checkpoint_seconds:
+                save_state(state, folder / "resume.safetensors")
+                self.saved = time.monotonic()
+            return
+        entry = event.log
+        metadata = {"architecture": to_plain(self.run.model), **self.about, "epoch": entry.epoch}
+        for checkpoint in self._names(event):
+            note = {"selected": "on test, as the papers do"} if checkpoint == "best_on_test" else {}
+            forget(self.out / "results", checkpoint)
+            save_weights(state.kept, folder / f"{checkpoint}.safetensors", metadata | note)
+        self.log = TrainingLog(epochs=(*self.log.epochs, entry))
+        write_log(self.out / "log.jsonl", self.log)
+        save_state(state, folder / "resume.safetensors")
+        self.saved = time.monotonic()
+
+    def _names(self, event: Epoch) -> Iterator[str]:
+        every, epoch = self.run.training.keep_every, event.log.epoch
+        yield "last"
+        if event.log.selected:
+            yield "best"
+        if event.best_on_test:
+            yield "best_on_test"
+        if every and epoch % every == 0:
+            yield f"epoch-{epoch:04d}"
+
+
+def prepared(run: Run, out: Path, name: str, decision: Decision | None) -> Begun:
+    """Begin a run or go on with it, up to its next step; see ``train``."""
+    if run.runtime.devices != world():
+        raise BadInput(
+            f"the run is for {run.runtime.devices} devices, and {world()} process(es) are here; did you mean "
+            "`robustscape train`, torchrun or runtime.launching.launch, which start them?"
+        )
+    document = held(run, out)
+    if document is not None and is_first():
+        warn_of_change(run, out, document)
+    barrier()  # nobody looks any more: now it may change
+    if is_first():
+        clear(out)
+    splits = loaded(run)
+    about = {"image": list(splits.train.x.shape[1:]), "classes": list(splits.train.classes)}
+    with threads(run.runtime):
+        state, loader = fresh(run, splits)
+        resume = out / "checkpoints" / "resume.safetensors"
+        if resume.exists():
+            load_state(state, resume)
+        _agree(state, resume)
+        decision = from_first(decision_for(run, document, state.model, loader, decision) if is_first() else None)
+        assert decision is not None
+        runtime = decision.applied(run.runtime)
+    if document is None and is_first():
+        with threads(runtime):
+            made = {"train_n": len(splits.train), "decided": asdict(decision), **_made(run, runtime)}
+        write_json(out / "run.json", {"schema": SCHEMA, "run": to_plain(run), "name": name, **about, **made})
+    return Begun(
+        run=run,
+        out=out,
+        about=about,
+        state=state,
+        loader=loader,
+        tracked=_tracked(run, splits),
+        runtime=runtime,
+        log=log_up_to(out / "log.jsonl", state.epoch),
+        saved=time.monotonic(),
+    )
+
+
+def fresh(run: Run, splits: Splits) -> tuple[State, Loader]:
+    """Return the state before the first step, and what serves the training images."""
+    channels, height, width = splits.train.x.shape[1:]
+    model = run.model.build(image=(channels, height, width), classes=len(splits.train.classes), seed=run.seed)
+    loader = Loader(images=splits.train, batch_size=run.training.batch_size, seed=run.seed, augment=run.augment)
+    return start(place(model, run.runtime), run.objective, run.training), loader
+
+
+def settled(document: Plain) -> Decision | None:
+    """Return how a run uses the machine that has begun, None for one that has not, or not said it."""
+    return None if document is None else decision_of(document.get("decided"))
+
+
+def decision_for(
+    run: Run, document: Plain, model: nn.Module, loader: Loader, wanted: Decision | None = None
+) -> Decision:
+    """Return how the machine is used: as the run began, as is wanted, or by the expected work of all its attacks."""
+    if begun := settled(document):
+        return begun
+    batch = next(loader.epoch(0))  # what cannot be made is refused before anything is written
+    if document is not None:
+        return decide(run.runtime, model, batch.x, work=0)  # begun by a version that had no trials
+    if wanted is not None:
+        return wanted
+    attack = run.objective.attack
+    each = 1 if attack is None else passes(attack, model, batch.x[:2], batch.y[:2])
+    return decide(run.runtime, model, batch.x, work=each * run.training.epochs * len(loader))
+
+
+def loaded(run: Run) -> Splits:
+    """Load the data onto the device, the first rank before the others, so that it alone downloads."""
+    return on_device(first_alone(lambda: run.data.load(seed=run.seed)), run.runtime.torch_device())
+
+
+def _agree(state: State, resume: Path) -> None:
+    """Refuse ranks that would begin from different states."""
+    if world() > 1 and len(set(gathered((digest(state.model), state.done)))) > 1:
+        raise BadInput(f"the ranks begin from different states; do all of them see the same {resume}?")
+
+
+def _tracked(run: Run, splits: Splits) -> dict[str, Images]:
+    """Return the sets whose accuracy is logged."""
+    if not run.training.track:
+        return {}
+    tracked = {"train": splits.train, "validation": splits.validation}
+    return tracked | ({"test": splits.test} if run.training.track_test else {})
+
+
+def _made(run: Run, runtime: Runtime) -> Plain:
+    device = runtime.torch_device()
+    made = provenance(
+        seconds=0.0, device=device, precision=runtime.words(), seed=run.seed, model="", data="", settings=None
+    )
+    return {"provenance": to_plain(made)}

@@ -1,0 +1,77 @@
+"""What a pass needs, and how much of a batch is worked through at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from robustscape.models.preact_resnet import PreActResNet
+from robustscape.runtime import TRUTH, Runtime, predicting
+from robustscape.runtime.predicting import available, bytes_per_example, fitting, search_bytes, training_fit
+from robustscape.types import BadInput
+
+X = torch.rand(8, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+PIXELS = 3 * 144 * 4  # bytes of one input
+
+
+def _resnet() -> nn.Module:
+    return PreActResNet(width=4).build(image=(3, 12, 12), classes=4, seed=0)
+
+
+@pytest.mark.parametrize("n", [1, 3, 8])
+def test_closed_form_bytes_of_layers_that_keep_one_tensor(n):
+    # What is kept, and the gradients on both sides of the layer.
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 144, 10, bias=False))
+    assert bytes_per_example(model, X[:n]) == 3 * PIXELS
+    assert bytes_per_example(nn.Sequential(nn.Flatten(), nn.Sigmoid()), X[:n]) == 3 * PIXELS
+    assert search_bytes(model.train(), Runtime(device="cpu", precision="bfloat16"), X[:n]) == 3 * PIXELS
+
+
+def test_contract_predicting_leaves_no_trace():
+    model = nn.Sequential(_resnet(), nn.Dropout()).train()
+    before, drawn = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
+    assert bytes_per_example(model, X) > 0
+    assert search_bytes(model, TRUTH, X) > 0
+    assert training_fit(model, TRUTH, X, 8, 1e9) == (8, False)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert model.training and all(p.grad is None for p in model.parameters()) and not X.requires_grad
+    assert torch.equal(drawn, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("batch", "room", "size"), [(128, 1e9, 128), (128, 64, 64), (100, 30, 25), (7, 3, 2), (5, 1, 1)]
+)
+def test_closed_form_the_largest_half_that_fits(batch, room, size):
+    assert fitting(batch, 1.0, room) == size
+
+
+def test_contract_too_little_for_one_example_is_one_sentence():
+    with pytest.raises(BadInput, match=r"one example takes about 2 GiB, and 1 GiB are there; did you mean"):
+        fitting(8, 2.0**31, 2.0**30)
+
+
+def test_closed_form_the_limit_is_what_is_available():
+    assert available(Runtime(device="cpu", memory_limit=1.5), sharing=2) == 1.5 * 2**30
+    assert 1e7 < available(Runtime(device="cpu")) < 1e15
+
+
+def test_closed_form_ranks_and_processes_share_what_is_free(monkeypatch):
+    monkeypatch.setattr(predicting, "_free", lambda: 1e9)
+    monkeypatch.setattr(predicting, "world", lambda: 2)
+    assert available(Runtime(device="cpu")) == 0.4e9
+    assert available(Runtime(device="cpu"), sharing=4) == 0.1e9
+
+
+def test_contract_batch_normalisation_keeps_the_batch_and_computes_again():
+    model, plain = _resnet(), nn.Sequential(nn.Flatten(), nn.Linear(3 * 144, 10))
+    with torch.no_grad():
+        each = bytes_per_example(model.train(), X)
+    assert training_fit(model, TRUTH, X, 8, 8 * each) == (8, False)
+    assert training_fit(model, TRUTH, X, 8, 6 * each) == (8, True)
+    assert training_fit(model, replace(TRUTH, checkpointing=True), X, 8, 8 * each) == (8, True)
+    with pytest.raises(BadInput, match=r"8 examples, which batch normalisation takes at once.*batch_size"):
+        training_fit(model, TRUTH, X, 8, each)
+    assert training_fit(plain, TRUTH, X, 8, 7 * 3 * PIXELS) == (4, False)
