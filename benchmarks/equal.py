@@ -85,12 +85,12 @@ def measured(side: str, seed: int) -> dict[str, Any]:
     test = splits.test.take(slice(0, JUDGED))
     judged = evaluate(model, test.pixels(), test.y, steps=20, restarts=1, loss_restarts=0, runtime=TRUTH)
     accuracy = {"clean accuracy": 1 - judged.clean_error.value, "robust accuracy": 1 - judged.robust_error.value}
-    return {"side": side, "seed": seed, "seconds": round(seconds, 1), **accuracy, "n": len(test)}
+    about = {"versions": versions(), "commit": commit(), "device": processor(), "threads": torch.get_num_threads()}
+    return {"side": side, "seed": seed, "seconds": round(seconds, 1), **accuracy, "n": len(test), **about}
 
 
 def main(*seeds: int) -> int:
     """Return the exit code."""
-    about = {"versions": versions(), "commit": commit(), "device": processor(), "threads": torch.get_num_threads()}
     lines: list[dict[str, Any]] = read_json(OUT)["trainings"] if OUT.exists() else []
     with threads(Runtime()):
         for seed in seeds or (0, 1, 2):
@@ -99,14 +99,14 @@ def main(*seeds: int) -> int:
                     continue
                 lines.append(measured(side, seed))
                 print(lines[-1], flush=True)
-                write_json(OUT, {**about, "trainings": lines})
+                write_json(OUT, {"trainings": lines})
     accuracies = {side: [line["robust accuracy"] for line in lines if line["side"] == side] for side in SIDES}
     means = {side: statistics.mean(values) for side, values in accuracies.items()}
     spread = max(max(values) - min(values) for values in accuracies.values())
     between = means[SIDES[0]] - means[SIDES[1]]
     summary = {"mean robust accuracy": means, "difference": between, "largest range over seeds": spread}
     print(summary)
-    write_json(OUT, {**about, "trainings": lines, **summary})
+    write_json(OUT, {"trainings": lines, **summary})
     return int(abs(between) > spread)
 
 

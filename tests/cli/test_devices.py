@@ -13,12 +13,14 @@ from robustscape.config import from_plain, to_plain
 from robustscape.evaluation.subject import subject
 from robustscape.results import load, provenance
 from robustscape.runtime import TRUTH, Runtime
+from robustscape.runtime.deciding import Decision
 from robustscape.types import BadInput
 
 TINY = ["--training.epochs", "1", "--training.track", "0", "--model.width", "2", "--objective.attack.steps", "1"]
 QUICK = ["--n", "23", "--steps", "3", "--loss-steps", "2", "--batch-size", "4", "--checkpoint", "last", "--images", "2"]
 SLICES = ["slices", "--n", "9", "--slices.directions", "1", "--slices.positions", "5", "--slices.attack.steps", "1"]
 TWO = ["--devices", "2"]
+TRIED = Decision(precision="float32", compile="no", threads=2, processes=2, milliseconds={}, reason="a trial")
 NET = """
 import os
 import torch
@@ -101,21 +103,14 @@ def test_contract_there_are_as_many_ranks_as_torchrun_started(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("n", "processes", "worth"),
-    [
-        (1000, 1, False),
-        (1000, 2, True),
-        (1000, 4, True),
-        (1000, 8, False),
-        (750, 2, False),
-        (9500, 8, True),
-        (8500, 8, False),
-    ],
+    ("n", "processes", "wanted"),
+    [(1000, 1, 1), (1000, 2, 2), (1000, 4, 4), (1000, 8, 1), (750, 2, 1), (9500, 8, 8), (8500, 8, 1)],
 )
-def test_closed_form_processes_are_started_where_their_batches_come_out_even(n, processes, worth):
+def test_closed_form_processes_are_started_where_their_batches_come_out_even(n, processes, wanted):
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, 2))
     looked_at = subject(model, torch.zeros(n, 1, 1, 1), torch.zeros(n, dtype=torch.int64), runtime=TRUTH, batch=250)
-    assert evaluate._worth_starting(processes, looked_at) is worth
+    assert evaluate._worth_starting(replace(TRIED, processes=processes), looked_at) == wanted
+    assert evaluate._worth_starting(None, looked_at) == 1
 
 
 def test_contract_a_result_from_before_there_were_ranks_was_made_by_one():
@@ -173,7 +168,7 @@ def test_reference_processes_share_one_model_even_where_each_would_draw_its_own(
 
 @pytest.mark.slow
 def test_end_to_end_processes_are_started_where_a_trial_shows_them_to_be_faster(trained, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(evaluate, "fastest", lambda subject, *_: (replace(subject), 2))
+    monkeypatch.setattr(evaluate, "fastest", lambda subject, *_: (replace(subject), TRIED))
     assert main(["evaluate", str(trained), *QUICK, "--out", str(tmp_path), "--csv"]) == 0
     out, err = capfd.readouterr()
     assert len(lines(out)) == 3 and len(lines(err)) == 3

@@ -4,6 +4,7 @@ import errno
 import json
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -203,6 +204,19 @@ def test_contract_a_mistake_of_our_own_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(recipes_verb, "main", broken)
     with pytest.raises(FileNotFoundError):
         main(["recipes"])
+
+
+def test_contract_a_warning_is_one_line(monkeypatch, capsys):
+    before = warnings.showwarning
+
+    def warned(_):
+        warnings.simplefilter("default")
+        warnings.warn("the batch is worked through\nin parts", stacklevel=2)
+
+    monkeypatch.setattr(recipes_verb, "main", warned)
+    assert main(["recipes"]) == 0
+    assert capsys.readouterr().err == "robustscape: the batch is worked through in parts\n"
+    assert warnings.showwarning is before
 
 
 def test_contract_data_dir_holds_for_one_command(monkeypatch, tmp_path, capsys):

@@ -7,7 +7,7 @@ from torch import nn
 
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
-from robustscape.evaluation.subject import batches, fastest, inside, judge, performance, search, subject
+from robustscape.evaluation.subject import batches, fastest, inside, judge, performance, predicted, search, subject
 from robustscape.runtime import TRUTH, PlainView
 from robustscape.types import BadInput, Diverged
 
@@ -95,6 +95,16 @@ def test_contract_a_loss_that_is_not_finite_stops():
         judge(model, X, Y)
 
 
+def test_contract_what_judges_is_float32_inside_the_callers_autocast():
+    model = linear()
+    alone = predicted(model, X)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model(X).dtype == torch.bfloat16
+        found = predicted(model, X)
+        assert torch.is_autocast_enabled("cpu")
+    assert found.dtype == torch.float32 and torch.equal(found, alone)
+
+
 def test_contract_a_float64_buffer_does_not_make_a_float32_model_a_float64_one():
     model = linear()
     model.register_buffer("seen", torch.zeros(1, dtype=torch.float64))
@@ -161,7 +171,9 @@ def test_contract_the_fastest_subject_is_parted_and_keeps_a_runtime_that_memory_
         ready, _ = fastest(made, ATTACK, 1)
     assert ready.parts.size == 2 and ready.runtime.micro_batch == 0
     assert fastest(subject(linear(), X, Y, runtime=TRUTH), ATTACK, 1)[0].parts.size > 5
-    assert fastest(ready, None, 1) == (ready, 1)
+    assert fastest(ready, None, 1) == (ready, None)
+    with pytest.warns(UserWarning, match="does not hold a batch of 5"):
+        assert fastest(made, None, 0)[0].parts.size == 2
     double = replace(subject(linear().double(), X, Y, runtime=TRUTH), runtime=FOR_TWO)
     with pytest.warns(UserWarning, match="1 at a time"):
         assert fastest(double, ATTACK, 1)[0].parts.size == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -83,6 +83,28 @@ def test_contract_an_attack_that_lets_examples_go_runs_on_each_alone():
     attack = replace(ATTACK, steps=12, result="misclassified")
     vs, tags = moves(made)
     assert performances(made, attack, vs, tags) == alone(made, vs, tags, attack)
+
+
+@dataclass(frozen=True)
+class Small:
+    """An attack that fails on more inputs than four."""
+
+    words: str
+    threat: ThreatModel = ATTACK.threat
+
+    def __call__(self, model, x, y, *, rng=None):
+        if len(x) > 4:
+            raise RuntimeError(self.words)
+        return ATTACK(model, x, y, rng=rng)
+
+
+def test_contract_points_that_memory_does_not_hold_together_are_taken_alone():
+    made = looked_at()
+    vs, tags = moves(made)
+    small = Small("DefaultCPUAllocator: can't allocate memory")
+    assert performances(made, small, vs, tags) == alone(made, vs, tags, ATTACK)
+    with pytest.raises(RuntimeError, match="something else"):
+        performances(made, Small("something else"), vs, tags)
 
 
 def test_contract_bad_perturbations_and_losses_are_refused():

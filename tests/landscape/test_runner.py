@@ -8,10 +8,12 @@ from torch import nn
 
 from robustscape.attacks.pgd import PGD
 from robustscape.evaluation.subject import subject
+from robustscape.landscape import runner
 from robustscape.landscape.flatness import AverageFlatness
 from robustscape.landscape.runner import measure, measuring
 from robustscape.landscape.slices import Slice
 from robustscape.runtime import TRUTH
+from robustscape.runtime.memory import Parts
 from robustscape.types import BadInput, Diverged
 
 SLICE = Slice(attack=PGD(steps=2, result="best_loss"), directions=2, positions=3)
@@ -62,6 +64,18 @@ def test_contract_what_belongs_to_something_else_is_not_used(tmp_path, other):
     assert next(measuring(*other, partial=partial)) == (0, 6)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_contract_other_threads_or_tasks_begin_anew(tmp_path, threads):
+    """Of several processes each has one thread, and takes half of the points in one pass where memory allows that."""
+    made = looked_at()
+    made = replace(made, runtime=replace(made.runtime, threads=threads), parts=Parts(1) if threads == 2 else None)
+    assert SLICE.at_once(made) == (6 if threads == 1 else 1)
+    steps = measuring(SLICE, made, partial=tmp_path / "partial.jsonl")
+    assert [next(steps), next(steps)] == [(0, 6), (1, 6)]
+    steps.close()
+    assert next(measuring(SLICE, made, partial=tmp_path / "partial.jsonl", processes=2)) == (0, 6)
+
+
 def test_contract_other_weights_begin_anew(tmp_path):
     partial = tmp_path / "partial.jsonl"
     interrupted(partial, 2)
@@ -86,6 +100,39 @@ def test_end_to_end_processes_give_what_turns_give(tmp_path):
     result = measure(SLICE, looked_at(), processes=2, partial=tmp_path / "partial.jsonl")
     assert same(result, measure(SLICE, looked_at()))
     assert result.provenance.threads == 1
+
+
+@pytest.fixture
+def pools(monkeypatch):
+    """What processes were to measure, (tasks, subject, processes): here it is measured in turn."""
+    made = []
+
+    def here(measurement, subject, points, tasks, processes):
+        made.append((list(tasks), subject, processes))
+        return runner._turn(measurement, subject, points, tasks)
+
+    monkeypatch.setattr(runner, "_pooled", here)
+    return made
+
+
+def test_end_to_end_the_last_task_has_one_thread_as_the_others_had(tmp_path, pools):
+    partial, made = tmp_path / "partial.jsonl", replace(looked_at(), runtime=TRUTH)
+    measure(SLICE, made, partial=partial, processes=2)
+    partial.write_text("".join(partial.read_text().splitlines(keepends=True)[:-2]))
+    measure(SLICE, made, partial=partial, processes=2)
+    measure(SLICE, made, partial=partial, processes=2)
+    assert [tasks for tasks, _, _ in pools] == [[range(3), range(3, 6)], [range(3, 6)], []]
+    assert all(looked.runtime.threads == 1 for _, looked, _ in pools)
+
+
+def test_contract_processes_share_the_memory(pools, monkeypatch):
+    monkeypatch.setattr(runner, "search_bytes", lambda *_: 10.0)
+    monkeypatch.setattr(runner, "available", lambda runtime, sharing: 60.0 / sharing)
+    measure(SLICE, looked_at(), processes=1)
+    assert not pools
+    measure(SLICE, looked_at(), processes=2)
+    measure(SLICE, replace(looked_at(), parts=Parts(1)), processes=2)
+    assert [looked.parts.size for _, looked, _ in pools] == [2, 1]
 
 
 @pytest.mark.slow

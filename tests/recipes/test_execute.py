@@ -18,7 +18,7 @@ from robustscape.attacks.threat import ThreatModel
 from robustscape.data.augment import CropFlip
 from robustscape.models.linear import Linear
 from robustscape.objectives.at import AT
-from robustscape.recipes import begun
+from robustscape.recipes import begun, execute
 from robustscape.recipes.digits import digits_at, digits_at_awp
 from robustscape.recipes.execute import train, train_several
 from robustscape.recipes.run import Run
@@ -252,6 +252,25 @@ def test_contract_a_trial_of_the_first_run_decides_for_all(tmp_path, monkeypatch
     assert _decided(tmp_path / "single") == (2, 2)
 
 
+def test_contract_one_after_another_where_the_seeds_do_not_come_out_even(tmp_path, monkeypatch):
+    tried = replace(TRIED, milliseconds={"float32, 1 threads": 1.7, "float32, 2 threads": 1.0})
+    monkeypatch.setattr(begun, "decide", lambda *_, **__: tried)
+    runs = _seeds(tmp_path, 4)
+    beside = [execute._for_each(runs[:count], None, 0) for count in (2, 3, 4)]
+    assert [made and (made.threads, made.processes) for made in beside] == [(1, 2), None, (1, 2)]
+
+
+@pytest.mark.parametrize(("count", "asked", "wanted"), [(1, 0, (1, 0)), (2, 0, (2, 0)), (3, 2, (3, 2))])
+def test_contract_memory_is_divided_among_those_that_may_train_beside_each_other(
+    tmp_path, monkeypatch, count, asked, wanted
+):
+    seen = []
+    monkeypatch.setattr(begun, "decide", lambda *_, **how: seen.append((how["tasks"], how["processes"])) or TRIED)
+    monkeypatch.setattr(execute, "pooled", lambda work, parcel, *_, **__: execute._in_turn(parcel, [0]))
+    next(train_several(_seeds(tmp_path, count), name="digits_at", processes=asked))
+    assert seen == [wanted]
+
+
 def test_contract_one_after_another_where_it_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(begun, "decide", lambda *_, **__: TRIED)
     runs = _seeds(tmp_path, 2)
@@ -262,9 +281,11 @@ def test_contract_one_after_another_where_it_is_asked_for(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize(
     ("runtime", "processes", "reason"),
-    [(Runtime(), -1, "at least 0"), (Runtime(threads=2), 2, "threads is 2"), (Runtime(device="meta"), 2, "not meta")],
+    [(Runtime(), -1, "at least 0"), (Runtime(threads=2), 2, "threads is 2"), (Runtime(), 2, "not cuda")],
 )
-def test_contract_processes_that_make_no_sense_are_refused(runtime, processes, reason, tmp_path):
+def test_contract_processes_that_make_no_sense_are_refused(runtime, processes, reason, tmp_path, monkeypatch):
+    if "cuda" in reason:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     runs = [(replace(run, runtime=runtime), folder) for run, folder in _seeds(tmp_path, 2)]
     with pytest.raises(BadInput, match=reason):
         next(train_several(runs, name="digits_at", processes=processes))
@@ -301,9 +322,26 @@ def test_end_to_end_linear_networks_train_as_one_and_each_as_alone(tmp_path):
     together, alone = (
         safetensors.torch.load(_weights(folder)["last.safetensors"]) for folder in (runs[3][1], tmp_path / "alone")
     )
+    assert [read_json(folder / "run.json")["decided"]["together"] for folder in (runs[3][1], tmp_path / "alone")] == [
+        True,
+        False,
+    ]
     for name, value in alone.items():
         torch.testing.assert_close(together[name], value, rtol=1e-3, atol=1e-4)
     assert list(train_several(runs, name="digits_at")) == []
+
+
+def test_contract_what_was_attacked_together_goes_on_alone_with_a_warning(tmp_path):
+    runs = [(replace(run, model=Linear()), folder) for run, folder in _seeds(tmp_path, 4)]
+    list(train(*runs[0], name="digits_at"))  # alone, and so it stays
+    events = train_several(runs, name="digits_at")
+    assert [next(events)[0] for _ in range(4)] == [1, 2, 3, 1]
+    events.close()
+    marks = [read_json(folder / "run.json")["decided"]["together"] for _, folder in runs]
+    assert marks == [False, True, True, True]
+    with pytest.warns(UserWarning, match="seed-1 was attacked together with other seeds and goes on alone"):
+        list(train_several(runs[:2], name="digits_at"))
+    assert list(train_several(runs[:2], name="digits_at")) == []  # nothing more to warn of
 
 
 _SEVERAL = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import warnings
@@ -10,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustscape.runtime import Runtime, fast, graphs_compiled
-from robustscape.runtime.view import compiled, graphed, lowered
+from robustscape.runtime import Runtime, fast, graphs_compiled, lowered
+from robustscape.runtime.preparing import compiled, graphed
 
 pytestmark = [
     pytest.mark.slow,
@@ -115,6 +116,7 @@ def test_contract_compiling_moves_no_running_statistics_but_those_of_the_batch_i
 
 def test_contract_what_a_cuda_graph_gives_outlives_the_next_replay(monkeypatch):
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", _same_memory)
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
     module, net = graphed(_net()), _net()
     one, two = X.clone().requires_grad_(), X.flip(0).clone().requires_grad_()
     first = module(one)
@@ -143,3 +145,20 @@ def _same_memory(function, samples):
                 return gradient.copy_(torch.autograd.grad(function(x), x, slope)[0]).detach()
 
     return Replay.apply
+
+
+def test_contract_every_network_has_compiled_code_of_its_own():
+    """A process may train and measure any number of networks: torch's limit is on code, not on networks."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(10):
+            assert torch.equal(compiled(_net())(X), _net()(X))
+
+
+def test_contract_a_small_batch_that_comes_first_is_not_prepared_for():
+    before = graphs_compiled()
+    with fast(_net(), Runtime(device="cpu", precision="float32", compile="yes"), rows=4) as f:
+        torch.testing.assert_close(f(X[:3]), _net()(X[:3]))
+        assert graphs_compiled() == before
+        torch.testing.assert_close(f(X), _net()(X))
+    assert graphs_compiled() - before == 1

@@ -11,9 +11,10 @@ from torch import nn
 
 from robustscape.attacks.pgd import PGD
 from robustscape.models.preact_resnet import PreActResNet
-from robustscape.runtime import Runtime, deciding
-from robustscape.runtime.deciding import Decision, decide, decision_of, passes
-from robustscape.runtime.remembering import read
+from robustscape.runtime import Runtime, deciding, remembering
+from robustscape.runtime import threads as runtime_threads
+from robustscape.runtime.deciding import Decision, decide, decision_of, passes, side_by_side
+from robustscape.runtime.remembering import key_of, processor, read
 from robustscape.types import BadInput
 
 CPU = Runtime(device="cpu")
@@ -74,6 +75,43 @@ def test_contract_processes_side_by_side_where_threads_add_little(times, tmp_pat
     assert decide(CPU, _net(), X, work=100, cache=tmp_path / "d.json").processes == processes
 
 
+@pytest.mark.parametrize(
+    ("threads", "slower", "tasks", "wanted"),
+    [
+        (2, 1.7, 2, 2),
+        (2, 1.7, 3, 1),  # two rounds of 1.7 each against three
+        (2, 1.4, 3, 2),
+        (2, 1.7, 1, 1),
+        (64, 20.0, 3, 1),
+        (64, 2.0, 3, 3),
+        (64, 20.0, 65, 33),  # two rounds anyway
+        (64, 20.0, 1000, 63),
+    ],
+)
+def test_closed_form_processes_are_started_where_the_tasks_end_sooner(threads, slower, tasks, wanted):
+    tried = {"float32, 1 threads": 5.0 * slower, f"float32, {threads} threads": 5.0}
+    decision = Decision(
+        precision="float32", compile="no", threads=threads, processes=threads, milliseconds=tried, reason=""
+    )
+    assert side_by_side(decision, tasks) == wanted
+    if wanted > 1:  # as it is written down for those that share
+        assert side_by_side(replace(decision, threads=1, processes=wanted), tasks) == wanted
+    assert side_by_side(replace(decision, processes=1), tasks) == 1
+
+
+def test_closed_form_what_was_not_timed_is_taken_at_its_worst():
+    decision = Decision(**OLD | {"threads": 4, "processes": 4})
+    assert [side_by_side(decision, tasks) for tasks in (1, 3, 4, 5, 8, 11, 38)] == [1, 1, 4, 1, 4, 4, 4]
+
+
+def test_contract_a_real_trial_is_what_processes_are_decided_by(tmp_path, monkeypatch):
+    monkeypatch.setattr(deciding, "_timed", lambda run: 1.7 if torch.get_num_threads() == 1 else 1.0)
+    two = Runtime(device="cpu", threads=2)
+    with runtime_threads(two):
+        decision = decide(replace(two, threads=0, compile="no"), _net(), X, work=100, cache=tmp_path / "d.json")
+    assert decision.processes == 2 and side_by_side(decision, 2) == 2 and side_by_side(decision, 3) == 1
+
+
 def test_contract_what_is_asked_for_is_not_tried(times, tmp_path):
     asked = replace(CPU, precision="float32", threads=2, compile="no")
     assert decide(asked, _net(), X, work=10**6, cache=tmp_path / "d.json").applied(asked) == asked
@@ -108,6 +146,33 @@ def test_closed_form_a_real_trial_times_passes_and_leaves_no_trace(tmp_path):
     assert net.training and all(p.grad is None for p in net.parameters())
 
 
+def test_contract_a_trial_without_memory_is_not_remembered(tmp_path, monkeypatch):
+    cache, asked = tmp_path / "d.json", replace(CPU, precision="float32", compile="no", threads=1)
+
+    def no_memory(view: nn.Module, x: torch.Tensor) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(deciding, "_pass", no_memory)
+        assert decide(asked, _net(), X, work=10, cache=cache).milliseconds == {}
+    assert not cache.exists()
+    decide(asked, _net(), X, work=10, cache=cache)
+    assert [0 < entry["seconds"] < 1 for entry in read(cache).values()] == [True]
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="1x36"):
+        patch.setattr(deciding, "_pass", lambda view, x: torch.ones(1, 36) @ torch.ones(3, 1))
+        decide(asked, _net(), X[:2], work=10, cache=cache)
+
+
+def test_contract_another_version_or_other_instructions_decide_anew(times, tmp_path, monkeypatch):
+    before = key_of(CPU, _net(), X)
+    assert key_of(CPU, _net(), X) == before
+    for owner, name in ((remembering.metadata, "version"), (remembering, "processor")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, lambda *_: "another")
+            assert key_of(CPU, _net(), X) != before
+    assert decide(CPU, _net(), X, work=10, cache=tmp_path / "d.json").processor == processor()
+
+
 def test_closed_form_passes_of_an_attack():
     y = torch.tensor([0, 1, 2, 0])
     assert passes(PGD(steps=7), _net(), X, y) == 7
@@ -134,13 +199,15 @@ def test_contract_memory_is_looked_at_anew(times, tmp_path, monkeypatch):
     cache, room = tmp_path / "d.json", [1e9, 1e3, 1e9]
     monkeypatch.setattr(deciding, "available", lambda runtime, sharing=1: 1e9 if sharing == 1 else room[0])
     times[0][("bfloat16", 1, "no")] = 1.5  # two processes side by side: each has what is shared
-    first = decide(CPU, _net(), X, work=100, cache=cache)
+    first = decide(CPU, _net(), X, work=100, tasks=2, cache=cache)
     assert first.micro_batch == 4 and first.applied(CPU).micro_batch == 0
     room.pop(0)
     with pytest.warns(UserWarning, match="2 of 4"):
-        assert decide(CPU, _net(), X, work=100, cache=cache).micro_batch == 2
+        assert decide(CPU, _net(), X, work=100, tasks=2, cache=cache).micro_batch == 2
+    alone = decide(CPU, _net(), X, work=100, cache=cache)  # nothing is beside it: all memory is its own
+    assert alone == decide(CPU, _net(), X, work=100, tasks=3, processes=1, cache=cache) == first
     room.pop(0)
-    assert decide(CPU, _net(), X, work=100, cache=cache) == first
+    assert decide(CPU, _net(), X, work=100, tasks=2, cache=cache) == first
 
 
 def test_contract_a_search_is_parted_without_a_word(times, tmp_path):

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustscape.models.normalise import Normalise
 from robustscape.models.preact_resnet import PreActResNet
 from robustscape.modes import evaluating
-from robustscape.runtime.memory import Parts, checkpointed, mixes_examples, undivided
+from robustscape.runtime.memory import Parts, Whole, checkpointed, mixes_examples, out_of_memory, repeated, undivided
 from robustscape.runtime.predicting import bytes_per_example
 from robustscape.types import BadInput
 
@@ -50,9 +51,27 @@ def test_contract_what_does_not_fit_one_by_one_is_one_sentence(parts, n):
         parts.run(_too_large, n)
 
 
-def test_contract_what_must_stay_whole_is_one_sentence():
-    with pytest.raises(BadInput, match=r"out of memory for 8 examples.*batch_size"), undivided(8):
+@pytest.mark.parametrize(
+    ("checkpointing", "meant"), [(False, "runtime.checkpointing, or a smaller"), (True, "a smaller")]
+)
+def test_contract_what_must_stay_whole_is_one_sentence(checkpointing, meant):
+    sentence = f"out of memory for 8 examples.*did you mean {meant} training.batch_size"
+    with pytest.raises(BadInput, match=sentence), undivided(8, checkpointing=checkpointing):
         _too_large(slice(8))
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (torch.OutOfMemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    ],
+)
+def test_closed_form_what_says_that_memory_ran_out(error, is_one):
+    assert out_of_memory(error) is is_one
 
 
 def test_contract_only_a_lack_of_memory_halves():
@@ -63,7 +82,7 @@ def test_contract_only_a_lack_of_memory_halves():
         assert torch.equal(Parts().run(work, 8), X)
     with pytest.raises(RuntimeError, match="shape"):
         Parts().run(lambda rows: X[rows].view(5), 8)
-    with pytest.raises(RuntimeError, match="shape"), undivided(8):
+    with pytest.raises(RuntimeError, match="shape"), undivided(8, checkpointing=False):
         X.view(5)
 
 
@@ -71,6 +90,51 @@ def test_contract_only_batch_normalisation_mixes_examples():
     assert mixes_examples(_resnet())
     assert not mixes_examples(nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.LayerNorm(4)))
     assert mixes_examples(nn.Sequential(type("FastBatchNorm", (nn.Identity,), {})()))
+
+
+def _spectral() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3))
+
+
+@pytest.mark.parametrize(
+    ("net", "whole"),
+    [
+        (_resnet(), True),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, track_running_stats=True)), True),
+        (_spectral(), True),
+        (nn.Sequential(Normalise((0.5,), (0.5,)), nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4), nn.Dropout()), False),
+    ],
+)
+def test_contract_a_batch_stays_whole_where_a_forward_moves_a_buffer(net, whole):
+    net.eval()
+    before, drawn = {name: value.clone() for name, value in net.state_dict().items()}, torch.get_rng_state()
+    ask = Whole(net)
+    assert ask(X) is whole and ask(X) is whole
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert torch.equal(drawn, torch.get_rng_state()) and not any(module.training for module in net.modules())
+
+
+def test_closed_form_the_blocks_that_are_computed_again():
+    net = _resnet()
+    blocks = repeated(net)
+    assert [type(block).__name__ for block in blocks] == ["PreActBlock"] * 8
+    assert repeated(nn.Sequential(Normalise((0.5,), (0.5,)), net)) == blocks
+    block = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    assert repeated(nn.Sequential(block, nn.Linear(2, 2), block, nn.ModuleList([block]))) == [block]
+    assert repeated(nn.Sequential(nn.Identity(), block)) == [block]  # most of the network, but nothing in it repeats
+
+
+def test_contract_checkpointing_gives_a_block_its_own_forward_back():
+    block = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    net, x = nn.Sequential(nn.Sequential(block, block), nn.Sequential(block, nn.Linear(2, 2))), torch.rand(3, 2)
+    plain = block.forward
+    own = block.forward = lambda x: 2 * plain(x)
+    wanted = net(x)
+    with checkpointed(net):
+        assert block.forward is not own and torch.equal(net(x), wanted)
+    assert block.forward is own
 
 
 def test_contract_checkpointing_gives_the_same_gradients_and_statistics_with_less():

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from robustscape.runtime.pool import pooled, portable, sendable
+from robustscape.runtime.pool import pooled, sendable
 from robustscape.runtime.ranks import RankLost
 from robustscape.types import BadInput, Diverged
 
@@ -89,11 +89,3 @@ def test_contract_what_cannot_be_sent_is_refused():
     assert sendable(operator.call, eval) and not sendable(operator.call, lambda words: words)
     with pytest.raises(BadInput, match="processes=1"):
         next(pooled(operator.call, lambda words: words, ("1",), processes=2))
-
-
-def test_contract_an_error_that_cannot_be_sent_says_the_same():
-    error = BadInput("this")
-    error.add_note("there")
-    assert portable(error) is error
-    error.lock = lambda: None
-    assert str(portable(error)) == "BadInput: this\nthere"

@@ -10,6 +10,7 @@ from torch import nn
 
 from robustscape.models.preact_resnet import PreActResNet
 from robustscape.runtime import TRUTH, Runtime, predicting
+from robustscape.runtime.memory import repeated
 from robustscape.runtime.predicting import available, bytes_per_example, fitting, search_bytes, training_fit
 from robustscape.types import BadInput
 
@@ -28,6 +29,16 @@ def test_closed_form_bytes_of_layers_that_keep_one_tensor(n):
     assert bytes_per_example(model, X[:n]) == 3 * PIXELS
     assert bytes_per_example(nn.Sequential(nn.Flatten(), nn.Sigmoid()), X[:n]) == 3 * PIXELS
     assert search_bytes(model.train(), Runtime(device="cpu", precision="bfloat16"), X[:n]) == 3 * PIXELS
+
+
+@pytest.mark.parametrize("blocks", [2, 4])
+def test_closed_form_bytes_of_blocks_that_are_computed_again(blocks):
+    # A sigmoid keeps its output: of blocks that are computed again the inputs are kept, and all of one block at a time.
+    net = nn.Sequential(*[nn.Sequential(nn.Sigmoid(), nn.Sigmoid(), nn.Sigmoid()) for _ in range(blocks)])
+    for model in (net, nn.Sequential(nn.Identity(), net)):
+        assert bytes_per_example(model, X) == (3 * blocks + 2) * PIXELS
+        assert bytes_per_example(model, X, again=repeated(model)) == (blocks + 3 + 2) * PIXELS
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 def test_contract_predicting_leaves_no_trace():
@@ -58,6 +69,14 @@ def test_closed_form_the_limit_is_what_is_available():
     assert 1e7 < available(Runtime(device="cpu")) < 1e15
 
 
+def test_closed_form_what_torch_has_cached_is_free(monkeypatch):
+    asked = Runtime(device="cpu")
+    monkeypatch.setattr(Runtime, "torch_device", lambda runtime: torch.device("cuda", 0))
+    for name, value in {"mem_get_info": (2e9, 8e9), "memory_reserved": 5e9, "memory_allocated": 1e9}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert available(asked) == 0.8 * 6e9
+
+
 def test_closed_form_ranks_and_processes_share_what_is_free(monkeypatch):
     monkeypatch.setattr(predicting, "_free", lambda: 1e9)
     monkeypatch.setattr(predicting, "world", lambda: 2)
@@ -70,8 +89,10 @@ def test_contract_batch_normalisation_keeps_the_batch_and_computes_again():
     with torch.no_grad():
         each = bytes_per_example(model.train(), X)
     assert training_fit(model, TRUTH, X, 8, 8 * each) == (8, False)
-    assert training_fit(model, TRUTH, X, 8, 6 * each) == (8, True)
-    assert training_fit(model, replace(TRUTH, checkpointing=True), X, 8, 8 * each) == (8, True)
-    with pytest.raises(BadInput, match=r"8 examples, which batch normalisation takes at once.*batch_size"):
-        training_fit(model, TRUTH, X, 8, each)
+    for net in (model, nn.Sequential(nn.Identity(), model)):
+        assert training_fit(net, TRUTH, X, 8, 6 * each) == (8, True)
+        assert training_fit(net, replace(TRUTH, checkpointing=True), X, 8, 8 * each) == (8, True)
+        # The inputs of all blocks would fit, but not what the largest block keeps when it is computed again.
+        with pytest.raises(BadInput, match=r"8 examples, which a network with batch or running .*batch_size"):
+            training_fit(net, TRUTH, X, 8, 4 * each)
     assert training_fit(plain, TRUTH, X, 8, 7 * 3 * PIXELS) == (4, False)

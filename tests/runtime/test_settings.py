@@ -14,6 +14,12 @@ from robustscape.types import BadInput
     ("settings", "hint"),
     [
         (dict(device="gpu"), "did you mean cpu or cuda"),
+        (dict(device="mps"), "'mps' is neither a CPU nor CUDA's; did you mean cpu or cuda"),
+        (dict(device="meta"), "'meta' is neither"),
+        (dict(device="xpu:0"), "'xpu:0' is neither"),
+        (dict(precision="bf16"), "precision is one of auto, float32, bfloat16, tf32, not 'bf16'.*mean bfloat16"),
+        (dict(precision="float16"), "not 'float16'"),
+        (dict(compile=True), "compile is one of auto, yes, no, not True"),
         (dict(threads=-1), "at least 0"),
         (dict(micro_batch=-1), "at least 0"),
         (dict(device="cpu", precision="tf32"), "is CUDA's, and the device is 'cpu'; did you mean bfloat16"),
@@ -28,6 +34,14 @@ def test_contract_what_the_machine_lacks_is_refused(settings, hint):
 def test_contract_cuda_where_there_is_none_is_refused():
     with pytest.raises(BadInput, match="sees no CUDA device"):
         Runtime(device="cuda")
+
+
+def test_contract_a_cuda_device_beyond_the_last_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert Runtime(device="cuda:0").torch_device() == torch.device("cuda:0")
+    with pytest.raises(BadInput, match="'cuda:7' was asked for, but the last one is cuda:0"):
+        Runtime(device="cuda:7")
 
 
 def test_contract_threads_are_given_back():

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustscape.attacks.pgd import PGD
 from robustscape.models.lenet import LeNet
 from robustscape.modes import evaluating
 from robustscape.runtime import TRUTH, Lowered, Runtime, fast
 from robustscape.weights.space import gaussian, select, shifted
+
+LOW = Runtime(device="cpu", precision="bfloat16")
 
 
 def _net() -> nn.Module:
@@ -109,3 +113,37 @@ def test_contract_the_view_of_our_networks_works_on_channels_last_images(precisi
         f(torch.rand(4, 1, 28, 28))
     assert len(seen) >= 2 and all(given.is_contiguous(memory_format=torch.channels_last) for given in seen)
     assert all(given.dtype == getattr(torch, precision) for given in seen)
+
+
+class _Mixes(nn.Module):
+    """Puts what a layer gives into a float32 tensor of its own, which autocast does not see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = x.new_zeros(len(x), 2)
+        out[torch.arange(len(x))] = self.layer(x.flatten(1))
+        return out
+
+
+def test_contract_a_model_that_does_not_run_in_bfloat16_runs_in_float32_and_says_so():
+    net, x = _Mixes(), torch.rand(4, 3, 2, 2)
+    for make in (lambda: fast(net, Runtime(device="cpu", precision="bfloat16")).__enter__(), lambda: Lowered(net, LOW)):
+        with pytest.warns(UserWarning, match="_Mixes runs in float32, not in bfloat16: Index put"):
+            assert torch.equal(make()(x), net(x))
+
+
+def test_contract_a_model_that_cannot_be_copied_is_used_as_it_is():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    net.lock = threading.Lock()
+    with pytest.warns(UserWarning, match="cannot be copied and runs as it is: cannot pickle"), fast(net, TRUTH) as f:
+        assert f is net
+
+
+def test_contract_the_callers_autocast_does_not_reach_float32():
+    net, x = _net().eval(), torch.rand(4, 3, 8, 8)
+    wanted = net(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(Lowered(net, TRUTH)(x), wanted)

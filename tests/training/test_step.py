@@ -232,6 +232,24 @@ def test_reference_micro_batches_float64(mode):
     assert set(seen) - {2} == {3} and seen[-3:] == [3, 3, 2]
 
 
+def _moving(kind: str) -> nn.Module:
+    """Return a network without batch normalisation whose buffers a forward in train mode moves."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        conv = nn.Conv2d(1, 4, 3)
+        if kind == "spectral":
+            return nn.Sequential(nn.utils.parametrizations.spectral_norm(conv), nn.Flatten(), nn.Linear(64, 3)).double()
+        norm = nn.InstanceNorm2d(4, track_running_stats=True)
+        return nn.Sequential(conv, norm, nn.Tanh(), nn.Flatten(), nn.Linear(64, 3)).double()
+
+
+@pytest.mark.parametrize("kind", ["instance", "spectral"])
+def test_reference_what_a_forward_moves_is_moved_once_a_step_float64(kind):
+    batches = _batches(2)
+    ours = _ours(None, batches, net=_moving(kind), runtime=replace(TRUTH, micro_batch=3))
+    _assert_equal(ours, _naive(batches, gamma=0, net=_moving(kind)))
+
+
 @pytest.mark.parametrize("mode", [None, "frozen", "counted"])
 def test_reference_batch_normalisation_computes_again_float64(mode):
     batches, seen = _batches(3), []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -151,6 +151,35 @@ def test_contract_without_attack_each_goes_its_own_way():
     list(events)
     others, _ = _alone(objective=Natural())
     assert _furthest(states, others) == 0
+
+
+@dataclass(frozen=True)
+class Small:
+    """An attack that fails on more inputs than a batch has."""
+
+    words: str
+    inner: PGD = ATTACK
+
+    @property
+    def threat(self):
+        return self.inner.threat
+
+    def at(self, eps):
+        return replace(self, inner=self.inner.at(eps))
+
+    def __call__(self, model, x, y, *, rng=None):
+        if len(x) > SETTINGS.batch_size:
+            raise RuntimeError(self.words)
+        return self.inner(model, x, y, rng=rng)
+
+
+def test_contract_what_memory_does_not_hold_together_is_attacked_alone():
+    states, events = _together(objective=AT(attack=Small("DefaultCPUAllocator: can't allocate memory")))
+    list(events)
+    others, _ = _alone()
+    assert _furthest(states, others) == 0
+    with pytest.raises(RuntimeError, match="something else"):
+        list(_together(objective=AT(attack=Small("something else")))[1])
 
 
 def test_contract_what_diverges_is_named_by_its_seed():

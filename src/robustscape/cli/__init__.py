@@ -7,12 +7,14 @@ import importlib
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from robustscape import __version__
 from robustscape.config import nearest
+from robustscape.runtime.processes import warn_plainly
 from robustscape.types import BadInput, Diverged
 
 VERBS = ("demo", "train", "evaluate", "measure", "figure", "report", "recipes", "bench", "info")
@@ -35,7 +37,7 @@ _DISK = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Run one command. What it warns of is a line each on stderr.
 
     Args:
         arguments: What stands after ``robustscape``; by default what the process was started with.
@@ -47,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with _data_folder(words):
+        with _data_folder(words), warnings.catch_warnings():
+            warn_plainly()
             _dispatch(words)
     except BadInput as error:
         return _say(str(error), 2)

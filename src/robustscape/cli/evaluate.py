@@ -32,6 +32,7 @@ from robustscape.evaluation.result import AdversarialImages, Evaluation
 from robustscape.evaluation.subject import drained, fastest
 from robustscape.results import load, save
 from robustscape.runtime import Runtime, threads
+from robustscape.runtime.deciding import Decision, side_by_side
 from robustscape.runtime.launching import launch, under_torchrun
 from robustscape.runtime.ranks import RankLost, is_first, world
 from robustscape.types import BadInput, Subject
@@ -146,8 +147,9 @@ def evaluate(source: Source, options: Evaluate, checkpoint: str, folder: Path) -
     for place, split in enumerate(settings.splits):
         looked_at = subject_of(model, getattr(splits, split), options.look, name=name, split=split, n=settings.n)
         looked_at = replace(looked_at, batch=settings.batch_size)
-        looked_at, processes = fastest(looked_at, settings.loss_attack() if searches else None, searches)
-        if options.processes == 0 and _worth_starting(processes, looked_at):
+        looked_at, decision = fastest(looked_at, settings.loss_attack() if searches else None, searches)
+        processes = options.processes or _worth_starting(decision, looked_at)
+        if options.processes == 0 and processes > 1:
             runtime = _side_by_side(looked_at.runtime, processes)
             left = replace(settings, splits=settings.splits[place:])
             shared = replace(options, settings=left, look=replace(options.look, runtime=runtime))
@@ -165,17 +167,14 @@ def evaluate(source: Source, options: Evaluate, checkpoint: str, folder: Path) -
     return found
 
 
-def _worth_starting(processes: int, looked_at: Subject) -> bool:
-    """Return whether processes that are faster on whole batches are so on their shares of the examples too.
+def _worth_starting(decision: Decision | None, looked_at: Subject) -> int:
+    """Return how many processes are to share the examples where it was not said; 1 for none.
 
-    A share is worked through in batches of the full size, the last one padded: where that makes more of them, what
-    the processes gain is lost.
+    A share is worked through in batches of the full size, the last one padded: as if the batches were shared.
     """
-    if processes == 1 or world() > 1 or under_torchrun():
-        return False
-    n, batch = len(looked_at.x), looked_at.batch
-    each = ceil(ceil(n / processes) / batch)
-    return processes * each <= 1.1 * ceil(n / batch)
+    if decision is None or world() > 1 or under_torchrun():
+        return 1
+    return side_by_side(decision, ceil(len(looked_at.x) / looked_at.batch))
 
 
 def _path(folder: Path, checkpoint: str, split: str, other: str) -> Path:

@@ -122,7 +122,7 @@ def _data_folder() -> str:
 
 
 def _cache() -> str:
-    import pooch
+    from robustscape.runtime.remembering import cache_folder
 
-    path = Path(pooch.os_cache("robustscape"))
+    path = cache_folder()
     return f"{path} ({', '.join(sorted(item.name for item in path.iterdir()))})" if path.is_dir() else f"{path} (empty)"

@@ -143,6 +143,7 @@ def measure(source: Source, options: Measure, checkpoint: str, folder: Path) -> 
     """
     from robustscape.evaluation.subject import drained, fastest
     from robustscape.landscape.runner import measuring, shareable
+    from robustscape.runtime.deciding import side_by_side
 
     name = f"{source.text}, {checkpoint}" if source.run else source.text
     images = getattr(splits_of(source, options.look), options.split)
@@ -153,10 +154,12 @@ def measure(source: Source, options: Measure, checkpoint: str, folder: Path) -> 
         path = folder / "results" / f"{measurement.name}-{checkpoint}.json"
         partial = path.with_suffix(".partial")
         attack = getattr(measurement, "attack", None)
-        ready, side_by_side = fastest(looked_at, attack, len(list(measurement.points())))
-        if side_by_side > 1 and not shareable(measurement, ready):
-            side_by_side = 1
-        work = measuring(measurement, ready, partial=partial, processes=options.processes or side_by_side)
+        points = len(list(measurement.points()))
+        ready, decision = fastest(looked_at, attack, points)
+        some = options.processes or (side_by_side(decision, points) if decision else 1)
+        if options.processes == 0 and some > 1 and not shareable(measurement, ready):
+            some = 1
+        work = measuring(measurement, ready, partial=partial, processes=some)
         with threads(ready.runtime):
             result = follow(work, name=f"{measurement.name} of {name}") if is_first() else drained(work)
         if is_first():

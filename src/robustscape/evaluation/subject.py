@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from robustscape import modes
 from robustscape.evaluation.checks import check_images, check_logits
 from robustscape.runtime import Runtime, fast
-from robustscape.runtime.deciding import decide, passes
+from robustscape.runtime.deciding import Decision, decide, passes
 from robustscape.runtime.memory import Parts
 from robustscape.runtime.predicting import available, fitting, search_bytes
 from robustscape.runtime.ranks import from_first, is_first, world
@@ -129,18 +129,16 @@ def _parted(subject: Subject, size: int) -> Subject:
     return replace(subject, parts=Parts(fewest) if fewest < n else Parts())
 
 
-def fastest(subject: Subject, attack: Attack | None, calls: int) -> tuple[Subject, int]:
-    """Return the subject as this machine is fastest with it, and how many processes of one thread may share its points.
+def fastest(subject: Subject, attack: Attack | None, calls: int) -> tuple[Subject, Decision | None]:
+    """Return the subject as this machine is fastest with it, and what was decided of a search, None for nothing.
 
     Args:
         subject: What is looked at; of float64 ones only the memory is looked at.
-        attack: The search that takes most of the time; None for none.
+        attack: The search that takes most of the time; None for none, where also only the memory is looked at.
         calls: How often every batch of examples is searched.
     """
-    if attack is None:
-        return subject, 1
-    if subject.x.dtype == torch.float64:
-        return in_batches(subject, subject.batch), 1
+    if attack is None or subject.x.dtype == torch.float64:
+        return in_batches(subject, subject.batch), None
     x = subject.x[: subject.batch]
     each = passes(attack, subject.model, x[:2], subject.y[:2])
     work = each * calls * -(-len(subject.x) // len(x))
@@ -150,7 +148,7 @@ def fastest(subject: Subject, attack: Attack | None, calls: int) -> tuple[Subjec
     # What is known of a measurement must not depend on what memory is free: parts are no part of the runtime.
     runtime = replace(decision.applied(subject.runtime), micro_batch=subject.runtime.micro_batch)
     chosen = replace(subject, runtime=runtime, view=fast(subject.model, runtime))
-    return _parted(chosen, decision.micro_batch), decision.processes
+    return _parted(chosen, decision.micro_batch), decision
 
 
 def _outputs(model: nn.Module, x: Tensor, classes: int | None) -> int:
@@ -189,15 +187,18 @@ def batches(subject: Subject, rows: Tensor | None = None) -> Iterator[tuple[Tens
         rows: (M,), int64, which examples; by default all.
     """
     rows = torch.arange(len(subject.x), device=subject.x.device) if rows is None else rows
-    n = max(1, len(subject.x))
-    size = -(-n // -(-n // subject.batch))  # as many batches as of the asked size, with less padding
+    size = min(subject.batch, len(subject.x))
     for part in rows.split(size) if len(rows) else ():
         yield part.repeat(-(-size // len(part)))[:size], len(part)
 
 
 def predicted(model: nn.Module, x: Tensor, parts: Parts | None = None) -> Tensor:
-    """Return the logits of x, (N, K), without a graph, in eval mode; ``parts`` of x at once, None for all."""
-    with torch.no_grad(), modes.evaluating(model), exact_products(x.device):
+    """Return the logits of x, (N, K), without a graph, in eval mode; ``parts`` of x at once, None for all.
+
+    They are computed in the model's own precision, also where the caller has autocast on.
+    """
+    own = torch.autocast(x.device.type, enabled=False)
+    with torch.no_grad(), modes.evaluating(model), exact_products(x.device), own:
         return (parts or Parts()).run(lambda rows: model(x[rows]), len(x))
 
 

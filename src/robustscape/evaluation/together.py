@@ -9,6 +9,7 @@ import torch
 
 from robustscape.evaluation.subject import Performance, batches, inside, judge, performance
 from robustscape.runtime import TRUTH
+from robustscape.runtime.memory import out_of_memory
 from robustscape.runtime.together import Together, at_once
 from robustscape.streams import Apart, Streams, joined
 from robustscape.types import Attack, Params, Subject
@@ -50,8 +51,10 @@ def performances(subject: Subject, attack: Attack, vs: Sequence[Params], tags: S
         try:
             parts = [slice(start, start + size) for start in range(0, len(vs), size)]
             return [one for part in parts for one in _in_one_pass(subject, attack, vs[part], tags[part])]
-        except (Apart, torch.OutOfMemoryError):
-            pass  # outside the handler, which holds what the pass made
+        except RuntimeError as error:
+            if not isinstance(error, Apart) and not out_of_memory(error):
+                raise
+            # Outside the handler, which holds what the pass made.
     return [_alone(subject, attack, v, tag) for v, tag in zip(vs, tags, strict=True)]
 
 

@@ -15,8 +15,10 @@ import torch
 from robustscape.config import to_plain
 from robustscape.evaluation.subject import drained, precision
 from robustscape.results import provenance, stopwatch, versions, written
-from robustscape.runtime import fast, threads
+from robustscape.runtime import Runtime, fast, threads
+from robustscape.runtime.memory import Parts
 from robustscape.runtime.pool import pooled, sendable
+from robustscape.runtime.predicting import available, fitting, search_bytes
 from robustscape.runtime.ranks import from_first, gathered, is_first, rank, world
 from robustscape.types import BadInput, Grouped, Measurement, Plain, Provenanced, Subject
 
@@ -40,14 +42,15 @@ def measuring(
         measurement: What is measured.
         subject: What is looked at.
         partial: File that finished points are kept in, a JSON line each: a killed measurement goes on from
-            there if settings, model, examples and versions are the same, and begins anew if not. It stays when
-            the Result is made: remove it once the Result is saved.
+            there if settings, model, examples, versions, threads and the points taken in one go are the same, and
+            begins anew if not. It stays when the Result is made: remove it once the Result is saved.
         processes: Above 1: that many processes of one thread each, on the CPU, each with its own copy of the
-            subject. A script that asks for it needs ``if __name__ == "__main__":``.
+            subject and its share of the memory; fewer where fewer points are left. A script that asks for it needs
+            ``if __name__ == "__main__":``.
 
     Raises:
-        BadInput: processes below 1, or above 1 with several ranks, a model on an accelerator or one that cannot be
-            pickled.
+        BadInput: processes below 1, or above 1 with several ranks, a model on an accelerator, one that cannot be
+            pickled, or too little memory for so many.
         Diverged: a loss is not finite.
         RankLost: one of the processes died.
     """
@@ -57,15 +60,16 @@ def measuring(
         raise BadInput(f"the points are shared by {world()} ranks already; leave out processes={processes}")
     seconds = stopwatch()
     points = list(measurement.points())
-    known = _Partial(partial if is_first() else None, _fingerprint(measurement, subject), len(points))
+    subject = _in_share(subject, processes)
+    size = _task_size(measurement, subject, len(points), max(processes, world()))
+    known = _Partial(partial if is_first() else None, _fingerprint(measurement, subject, size), len(points))
     values, before = from_first(known.read())
-    missing = [i for i in range(len(points)) if i not in values]
     yield len(values), len(points)
-    tasks = _tasks(measurement, subject, len(points), missing, max(processes, world()))
-    some = min(processes, len(tasks))
+    tasks = [range(first, min(first + size, len(points))) for first in range(0, len(points), size)]
+    tasks = [task for task in tasks if not values.keys() >= set(task)]
     made = (
-        _side_by_side(measurement, subject, points, tasks, some)
-        if some > 1
+        _pooled(measurement, subject, points, tasks, processes)
+        if processes > 1  # for a single task too: it has the bits of one thread, as it had before a kill
         else _turn(measurement, subject, points, tasks)
     )
     try:
@@ -87,21 +91,27 @@ def measuring(
         settings=measurement,
     )
     where = replace(where, threads=1) if processes > 1 else where
-    result = measurement.collect(subject, [values[i] for i in range(len(points))], where)
-    return result
+    return measurement.collect(subject, [values[i] for i in range(len(points))], where)
 
 
-def _tasks(
-    measurement: Measurement, subject: Subject, count: int, missing: Sequence[int], workers: int
-) -> list[list[int]]:
-    """Return the numbers of the points that are measured in one go: one, or as many as one pass takes.
+def _in_share(subject: Subject, processes: int) -> Subject:
+    """Return the subject as each of several processes looks at it: with one thread and a part of the memory."""
+    if processes == 1:
+        return subject
+    runtime: Runtime = replace(subject.runtime, threads=1)
+    n = min(subject.batch, len(subject.x))
+    size = fitting(n, search_bytes(subject.model, runtime, subject.x), available(runtime, sharing=processes))
+    whole = subject.parts is None or size < subject.parts.size
+    return replace(subject, runtime=runtime, parts=Parts(size) if size < n and whole else subject.parts)
+
+
+def _task_size(measurement: Measurement, subject: Subject, count: int, workers: int) -> int:
+    """Return how many points are measured in one go: one, or as many as one pass takes.
 
     The same points always go together, also with some that are known already, so that each has the same bits.
     """
     most = measurement.at_once(subject) if isinstance(measurement, Grouped) else 1
-    size = min(most, -(-count // workers))
-    tasks = [list(range(count))[first : first + size] for first in range(0, count, size)]
-    return [task for task in tasks if not set(task).isdisjoint(missing)]
+    return max(1, min(most, -(-count // workers)))
 
 
 def _values(measurement: Measurement, subject: Subject, points: Sequence[Plain]) -> list[Plain]:
@@ -131,10 +141,11 @@ def _as_stored(value: Plain) -> Plain:
 # -- what is kept of an unfinished measurement ---------------------------------------------------------
 
 
-def _fingerprint(measurement: Measurement, subject: Subject) -> str:
-    """Return a hash of all that the values depend on."""
+def _fingerprint(measurement: Measurement, subject: Subject, size: int) -> str:
+    """Return a hash of all that the values depend on, ``size`` the number of points in one go."""
     digest = hashlib.blake2b(digest_size=16)
-    settings = [to_plain(measurement), subject.seed, subject.batch, to_plain(subject.runtime), versions()]
+    runtime = replace(subject.runtime, threads=subject.runtime.threads or torch.get_num_threads())
+    settings = [to_plain(measurement), subject.seed, subject.batch, size, to_plain(runtime), versions()]
     digest.update(json.dumps(settings, sort_keys=True).encode())
     named = {"x": subject.x, "y": subject.y, "index": subject.index, **subject.model.state_dict()}
     for name, value in named.items():
@@ -201,7 +212,7 @@ def _parcel(measurement: Measurement, subject: Subject, points: Sequence[Plain])
     return measurement, replace(subject, view=fast(subject.model, subject.runtime)), points
 
 
-def _side_by_side(
+def _pooled(
     measurement: Measurement,
     subject: Subject,
     points: Sequence[Plain],

@@ -34,6 +34,7 @@ class Begun:
     state: State
     loader: Loader
     tracked: Mapping[str, Images]
+    decision: Decision
     runtime: Runtime
     log: TrainingLog
     saved: float
@@ -105,6 +106,7 @@ def prepared(run: Run, out: Path, name: str, decision: Decision | None) -> Begun
         state=state,
         loader=loader,
         tracked=_tracked(run, splits),
+        decision=decision,
         runtime=runtime,
         log=log_up_to(out / "log.jsonl", state.epoch),
         saved=time.monotonic(),
@@ -125,9 +127,26 @@ def settled(document: Plain) -> Decision | None:
 
 
 def decision_for(
-    run: Run, document: Plain, model: nn.Module, loader: Loader, wanted: Decision | None = None
+    run: Run,
+    document: Plain,
+    model: nn.Module,
+    loader: Loader,
+    wanted: Decision | None = None,
+    *,
+    tasks: int = 1,
+    processes: int = 0,
 ) -> Decision:
-    """Return how the machine is used: as the run began, as is wanted, or by the expected work of all its attacks."""
+    """Return how the machine is used: as the run began, as is wanted, or by the expected work of all its attacks.
+
+    Args:
+        run: What is trained.
+        document: Its run.json, None for a run that has not begun.
+        model: Its network.
+        loader: Its batches.
+        wanted: How a run that begins here uses the machine, None where that is not known.
+        tasks: As for ``decide``: how many runs like this one there are.
+        processes: As for ``decide``: how many of them train side by side.
+    """
     if begun := settled(document):
         return begun
     batch = next(loader.epoch(0))  # what cannot be made is refused before anything is written
@@ -137,7 +156,8 @@ def decision_for(
         return wanted
     attack = run.objective.attack
     each = 1 if attack is None else passes(attack, model, batch.x[:2], batch.y[:2])
-    return decide(run.runtime, model, batch.x, work=each * run.training.epochs * len(loader))
+    work = each * run.training.epochs * len(loader)
+    return decide(run.runtime, model, batch.x, work=work, tasks=tasks, processes=processes)
 
 
 def loaded(run: Run) -> Splits:

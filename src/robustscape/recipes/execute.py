@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from robustscape.recipes.begun import decision_for, fresh, loaded, prepared, set
 from robustscape.recipes.folder import held, log_up_to
 from robustscape.recipes.run import Run
 from robustscape.runtime import Runtime, threads
-from robustscape.runtime.deciding import Decision
+from robustscape.runtime.deciding import Decision, side_by_side
 from robustscape.runtime.pool import pooled, sendable
 from robustscape.runtime.ranks import world
 from robustscape.runtime.together import suited
@@ -24,6 +25,8 @@ T = TypeVar("T")
 
 def train(run: Run, out: Path, *, name: str, decision: Decision | None = None) -> Iterator[Step | Epoch]:
     """Train into a folder, going on where an earlier call with the same Run was stopped; give every step.
+
+    A run that was attacked together with other seeds goes on alone with a warning: its bits may differ.
 
     Writes ``run.json``, ``log.jsonl`` and ``checkpoints/``: ``last``, ``best`` (on validation), on request
     ``best_on_test`` and every k-th epoch as ``epoch-0010``, and ``resume``, the whole state. Results of a checkpoint
@@ -41,6 +44,12 @@ def train(run: Run, out: Path, *, name: str, decision: Decision | None = None) -
         Diverged: a number that must be finite is not.
     """
     begun = prepared(run, out, name, decision)
+    if begun.decision.together and begun.state.epoch < run.training.epochs:
+        warnings.warn(
+            f"{out} was attacked together with other seeds and goes on alone: its bits may differ from an "
+            "uninterrupted run's",
+            stacklevel=2,
+        )
     events = fit(
         begun.state,
         begun.loader,
@@ -62,15 +71,16 @@ def train_several(
     """Train runs that are equal but for the seed, each into its folder as ``train`` does; give (its number, event).
 
     Where that is faster they train side by side: linear networks and MLPs in one process, attacked together, others
-    in processes of one thread each. A run that has begun keeps its threads, and those that have several train
-    first, one after another. An error in one of the runs, or closing the generator, stops all; the same call goes
-    on with them. A script that calls this with processes other than 1 needs ``if __name__ == "__main__":``.
+    in processes of one thread each. What has begun goes on as it began: a run that was attacked alone stays so, one
+    that has several threads keeps them, and such runs train first, one after another. An error in one of the runs,
+    or closing the generator, stops all; the same call goes on with them. A script that calls this with processes
+    other than 1 needs ``if __name__ == "__main__":``.
 
     Args:
         runs: What to do and the folder of each, at least one; a finished one gives no events.
         name: What tables call them: the recipe's name.
-        processes: How many side by side, on the CPU; 0 for as many as a trial of the first run shows to be faster
-            than one process with all threads, 1 for one run after another.
+        processes: How many side by side, on the CPU; 0 for as many as a trial of the first run shows to end sooner
+            than one run after another with all threads, 1 for one run after another.
 
     Raises:
         BadInput: what ``train`` refuses in one of them, or processes that make no sense.
@@ -78,10 +88,13 @@ def train_several(
         RankLost: one of the processes died.
     """
     documents = [held(run, out) for run, out in runs]
-    if processes == 0 and (whole := _at_once(runs, documents)):
-        yield from _together(runs, name, whole)
+    free = [n for n, document in enumerate(documents) if document is None or _was_together(document)]
+    if processes == 0 and (whole := _for_all([runs[n] for n in free], [documents[n] for n in free])):
+        yield from _in_turn((tuple(runs), name, None), [n for n in range(len(runs)) if n not in free])
+        for n, event in _together([runs[n] for n in free], name, whole):
+            yield free[n], event
         return
-    decision = _side_by_side(runs, documents[0], processes)
+    decision = _for_each(runs, documents[0], processes)
     parcel = (tuple(runs), name, decision)
     alone = [n for n, document in enumerate(documents) if decision is None or _has_threads(document)]
     beside = [n for n in range(len(runs)) if n not in alone]
@@ -107,8 +120,8 @@ _BESIDE = "; runs side by side"
 _Parcel = tuple[Sequence[tuple[Run, Path]], str, Decision | None]
 
 
-def _side_by_side(runs: Sequence[tuple[Run, Path]], document: Plain, processes: int) -> Decision | None:
-    """Return how runs begin that train side by side, None where they train one after another.
+def _for_each(runs: Sequence[tuple[Run, Path]], document: Plain, processes: int) -> Decision | None:
+    """Return how each run begins where they train in processes of their own, None where one after another.
 
     It depends on nothing that changes while they train, so that those which begin after a kill begin alike.
     """
@@ -126,20 +139,22 @@ def _side_by_side(runs: Sequence[tuple[Run, Path]], document: Plain, processes: 
         return None
     if processes == 0 and not sendable(_trained, runs):
         return None
-    decision = settled(document) or _tried(run, document)
-    some = processes or decision.processes
+    decision = settled(document) or _tried(run, document, len(runs), processes)
+    some = processes or side_by_side(decision, len(runs))
     reason = decision.reason.removesuffix(_BESIDE) + _BESIDE
-    return replace(decision, threads=1, processes=some, reason=reason) if some > 1 else None
+    return replace(decision, threads=1, processes=some, reason=reason, together=False) if some > 1 else None
 
 
-def _at_once(runs: Sequence[tuple[Run, Path]], documents: Sequence[Plain]) -> Decision | None:
+def _for_all(runs: Sequence[tuple[Run, Path]], documents: Sequence[Plain]) -> Decision | None:
     """Return how all runs use the machine if attacking them together is faster, None if not.
 
     It depends on nothing that changes while they train.
     """
-    (run, _), one = runs[0], settled(documents[0])
+    if len(runs) < 2 or world() > 1:
+        return None
+    run, begun = runs[0][0], [document for document in documents if document is not None]
     alike = all(replace(other, seed=run.seed) == run for other, _ in runs)
-    if len(runs) == 1 or world() > 1 or not alike or any(d is not None and settled(d) != one for d in documents):
+    if not alike or any(settled(document) != settled(begun[0]) for document in begun):
         return None
     splits = loaded(run)
     with threads(run.runtime):
@@ -147,12 +162,12 @@ def _at_once(runs: Sequence[tuple[Run, Path]], documents: Sequence[Plain]) -> De
         batch = next(loader.epoch(0))
         if not suited(state.model):
             return None
-        decision = decision_for(run, documents[0], state.model, loader)
+        decision = decision_for(run, begun[0] if begun else None, state.model, loader)
     runtime = decision.applied(run.runtime)
     with threads(runtime):
         models = [state.model] * len(runs)
         fits = fits_together(models, batch, objective=run.objective, settings=run.training, runtime=runtime)
-    return decision if fits else None
+    return replace(decision, together=True) if fits else None
 
 
 def _together(
@@ -179,12 +194,17 @@ def _together(
         raise Diverged(f"{error}; the same command without this seed goes on with the others") from None
 
 
-def _tried(run: Run, document: Plain) -> Decision:
-    """Return what a trial says of a run, without beginning it."""
+def _tried(run: Run, document: Plain, tasks: int, processes: int) -> Decision:
+    """Return what a trial says of one of several runs, without beginning it."""
     splits = loaded(run)
     with threads(run.runtime):
         state, loader = fresh(run, splits)
-        return decision_for(run, document, state.model, loader)
+        return decision_for(run, document, state.model, loader, tasks=tasks, processes=processes)
+
+
+def _was_together(document: Plain) -> bool:
+    decision = settled(document)
+    return decision is not None and decision.together
 
 
 def _has_threads(document: Plain) -> bool:

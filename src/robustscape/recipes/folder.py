@@ -9,6 +9,8 @@ from pathlib import Path
 from robustscape.config import from_plain, to_plain
 from robustscape.recipes.run import Run
 from robustscape.results import device_name, read_run, versions
+from robustscape.runtime.deciding import decision_of
+from robustscape.runtime.remembering import processor
 from robustscape.training.log import TrainingLog, read_log
 from robustscape.types import BadInput, Plain
 
@@ -37,11 +39,11 @@ def held(run: Run, out: Path) -> Plain:
 
 def warn_of_change(run: Run, out: Path, document: Plain) -> None:
     """Warn where the run goes on under other versions, or on another machine, than it was begun with."""
-    there = document["provenance"]
-    here = {
-        "versions": versions(),
-        "device": device_name(run.runtime.torch_device()),
-    }
+    there, decided = dict(document["provenance"]), decision_of(document.get("decided"))
+    here: dict[str, Plain] = {"versions": versions(), "device": device_name(run.runtime.torch_device())}
+    if decided is not None and decided.processor and there["device"] == here["device"]:
+        # Under one name, as clouds give them, there are processors with other instructions.
+        there["processor"], here["processor"] = decided.processor, processor()
     for what, value in here.items():
         if there[what] != value:
             warnings.warn(

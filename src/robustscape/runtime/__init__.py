@@ -4,8 +4,9 @@ Searches (attacks) run on the *fast view* of a model, a derived copy in the fast
 machine has; what they find is judged by the model itself in float32.
 """
 
+from robustscape.runtime.preparing import graphs_compiled
 from robustscape.runtime.settings import TRUTH, Runtime, channels_last, has_fast_bfloat16, place, threads
-from robustscape.runtime.view import FastView, Lowered, PlainView, fast, graphs_compiled, lowered
+from robustscape.runtime.view import FastView, Lowered, PlainView, fast, lowered
 
 __all__ = [
     "TRUTH",

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from robustscape.modes import evaluating
+from robustscape.runtime.memory import out_of_memory
 from robustscape.runtime.predicting import available, fitting, search_bytes, training_fit
 from robustscape.runtime.ranks import world
-from robustscape.runtime.remembering import cache_file, key_of, read, write
+from robustscape.runtime.remembering import cache_file, key_of, processor, read, write
 from robustscape.runtime.settings import Runtime, channels_last, has_fast_bfloat16, threads
-from robustscape.runtime.view import fast, takes_channels_last
+from robustscape.runtime.view import Lowered, fast
 from robustscape.types import Attack
 
 _WORTH_A_TRIAL = 60.0  # seconds of expected work from which seconds of trial pay
@@ -36,16 +38,19 @@ class Decision:
         compile: "yes" or "no".
         threads: CPU threads.
         processes: How many one-thread processes side by side do more than one process with all threads; 1 for
-            none, or where that was not tried.
+            none, or where that was not tried. Whether they are started ``side_by_side`` says.
         milliseconds: Time of one pass (forward, and gradient to the inputs) of the examples that a search takes at
             once, by what was tried.
         reason: The choice in words.
-        format: Memory format of the images: "channels_last", or "contiguous" where the model takes no other.
+        format: Memory format of the images: "channels_last", or "contiguous" where the model takes no other. It is
+            noted, not obeyed: what runs the model tries anew which one it takes.
         batch: Examples of a batch, over all ranks in training; 0 where that was not noted.
-        micro_batch: Examples that a rank works through at once, at most; 0 for all. Training a network with batch
-            normalisation takes the rank's share of a batch whole.
+        micro_batch: Examples that a rank works through at once, at most; 0 for all. Training a network with batch or
+            running statistics takes the rank's share of a batch whole.
         checkpointing: Whether training computes activations again that memory does not hold.
         ranks: Processes that share a batch.
+        processor: The CPU and its vector and matrix instructions, where it computes; "" where that was not noted.
+        together: Whether training makes its adversarial inputs in one attack with those of other seeds.
     """
 
     precision: str
@@ -59,6 +64,8 @@ class Decision:
     micro_batch: int = 0
     checkpointing: bool = False
     ranks: int = 1
+    processor: str = ""
+    together: bool = False
 
     def applied(self, runtime: Runtime) -> Runtime:
         """Return the runtime with nothing left to decide."""
@@ -101,14 +108,50 @@ class _Counted(nn.Module):
         return self.model(x)
 
 
+def side_by_side(decision: Decision, tasks: int) -> int:
+    """Return in how many one-thread processes equal tasks end soonest; 1: in none, but one task after another.
+
+    It is predicted from the passes that were timed, without compilation.
+
+    Args:
+        decision: How one of the tasks uses the machine.
+        tasks: How many there are in all, at least 1; done or not, so that a command given again shares them alike.
+    """
+    one, here = (decision.milliseconds.get(_words(decision.precision, n)) for n in (1, decision.threads))
+    slower = 1.0 if decision.threads == 1 else one / here if one and here else None
+    return sharing(tasks, decision.processes, slower)
+
+
+def sharing(tasks: int, processes: int, slower: float | None = None) -> int:
+    """Return in how many of the processes that a trial found to do more equal tasks end soonest; 1: in none.
+
+    Args:
+        tasks: How many there are in all, at least 1.
+        processes: As ``Decision.processes``.
+        slower: How many times longer a task takes in one of them than here; None for the most that it can be.
+    """
+    rounds = -(-tasks // min(tasks, processes))
+    slower = _CLEARLY * processes if slower is None else slower
+    return -(-tasks // rounds) if rounds * slower < tasks else 1
+
+
 def decide(
-    runtime: Runtime, model: nn.Module, x: Tensor, *, work: int, training: bool = True, cache: Path | None = None
+    runtime: Runtime,
+    model: nn.Module,
+    x: Tensor,
+    *,
+    work: int,
+    training: bool = True,
+    tasks: int = 1,
+    processes: int = 0,
+    cache: Path | None = None,
 ) -> Decision:
     """Return what "auto" stands for, by a timed trial where the expected work is worth one.
 
     What the runtime fixes is left as it is. The same machine, versions, model, shape and class of work (none,
     some, enough to compile for) get the same answer again from the cache, so that two runs of one command
-    compute alike. How much of a batch is worked through at once is predicted anew: memory is free or not.
+    compute alike. How much of a batch is worked through at once is predicted anew: memory is free or not. Nothing
+    is remembered where the usual choice ran out of memory.
 
     Args:
         runtime: What was asked for.
@@ -116,6 +159,8 @@ def decide(
         x: (B, C, H, W), a batch of the size that the work will use, pixels.
         work: Passes (forward, and gradient to the inputs) of such batches that are to come.
         training: Whether the weights are trained, or inputs only searched for.
+        tasks: How many works like this there are: memory is divided where they are ``side_by_side``.
+        processes: In how many processes they are done side by side; 0 for as many as ``side_by_side`` says.
         cache: File of earlier decisions; by default ``decisions.json`` in the user's cache.
 
     Raises:
@@ -135,19 +180,20 @@ def decide(
     trials = "none" if expected < _WORTH_A_TRIAL else "eager" if expected < _WORTH_COMPILING else "compiled"
     known = entry["decisions"].get(trials)
     decision = decision_of(known) or _decided(runtime, standing, trial, trials)
-    decision = _fitted(decision, runtime, model, x, each, training=training)
-    if asdict(decision) != known:
+    some = processes or side_by_side(decision, tasks)
+    decision = _fitted(decision, runtime, model, x, each, training=training, processes=some)
+    if asdict(decision) != known and isfinite(entry["seconds"]):
         entry["decisions"][trials] = asdict(decision)
         write(path, key, entry)
     return decision
 
 
 def _fitted(
-    decision: Decision, runtime: Runtime, model: nn.Module, x: Tensor, each: float, *, training: bool
+    decision: Decision, runtime: Runtime, model: nn.Module, x: Tensor, each: float, *, training: bool, processes: int
 ) -> Decision:
-    """Return the decision with how much of a batch memory is predicted to hold, ``each`` the bytes of an example."""
+    """Return the decision with how much of a batch each process's memory holds, ``each`` the bytes of an example."""
     share = -(-len(x) // world()) if training else len(x)
-    room = available(runtime, sharing=decision.processes)
+    room = available(runtime, sharing=processes)
     size, checkpointing = fitting(share, each, room), False
     if training:
         chosen = replace(decision.applied(runtime), checkpointing=runtime.checkpointing)
@@ -157,12 +203,13 @@ def _fitted(
     words += ["activations computed again"] * (checkpointing and not runtime.checkpointing)
     if words and training:
         warnings.warn(f"memory does not hold a batch: {', '.join(words)}", stacklevel=3)
+    run = Lowered(model, runtime)
     with evaluating(model):
-        suited = takes_channels_last(model, x)
+        run.settle(x)
     return replace(
         decision,
         reason=decision.reason.partition(_BY_MEMORY)[0] + (_BY_MEMORY + ", ".join(words) if words else ""),
-        format="channels_last" if suited else "contiguous",
+        format=str(run.format).removeprefix("torch.").removesuffix("_format"),
         batch=len(x),
         micro_batch=min(size, runtime.micro_batch or share),
         checkpointing=checkpointing,
@@ -201,6 +248,7 @@ def _decided(runtime: Runtime, standing: Runtime, trial: _Trial, trials: str) ->
 
 
 def _decision(chosen: Runtime, trial: _Trial, processes: int, reason: str) -> Decision:
+    on_cpu = chosen.torch_device().type == "cpu"
     return Decision(
         precision=chosen.precision,
         compile=chosen.compile,
@@ -208,7 +256,12 @@ def _decision(chosen: Runtime, trial: _Trial, processes: int, reason: str) -> De
         processes=processes,
         milliseconds={words: round(1e3 * s, 2) for words, s in trial.seconds.items() if s < float("inf")},
         reason=reason,
+        processor=processor() if on_cpu else "",
     )
+
+
+def _words(precision: str, threads: int) -> str:
+    return f"{precision}, {threads} threads"
 
 
 class _Trial:
@@ -225,13 +278,15 @@ class _Trial:
 
     def time(self, runtime: Runtime) -> float:
         """Return the seconds of one pass, the least of three; what cannot run takes for ever."""
-        words = f"{runtime.precision}, {runtime.threads} threads" + ", compiled" * (runtime.compile == "yes")
+        words = _words(runtime.precision, runtime.threads) + ", compiled" * (runtime.compile == "yes")
         if words not in self.seconds:
             with threads(runtime), fast(self.model, runtime) as view:
                 try:
                     _pass(view, self.x)
                     self.seconds[words] = min(_timed(lambda: _pass(view, self.x)) for _ in range(_REPEATS))
-                except torch.OutOfMemoryError:
+                except RuntimeError as error:
+                    if not out_of_memory(error):
+                        raise
                     self.seconds[words] = float("inf")
         return self.seconds[words]
 

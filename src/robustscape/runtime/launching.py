@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from multiprocessing.connection import wait
@@ -21,14 +20,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from robustscape.runtime.pool import portable
+from robustscape.runtime.processes import GRACE, lost, raised, warn_plainly
 from robustscape.runtime.ranks import RankLost
 from robustscape.runtime.settings import Runtime
 from robustscape.types import BadInput
 
 _PATIENCE = timedelta(minutes=30)  # what waits longer for another rank gives it up as hung
-_GRACE = 5.0  # seconds that ranks have to stop by themselves once one has failed
-_LONGEST = 8000  # characters of a traceback that are passed on
 
 
 def started(devices: int) -> int:
@@ -109,7 +106,7 @@ def _start(count: int, kind: str, work: Callable[..., object], arguments: tuple[
         for process in processes:
             if process.is_alive():
                 process.terminate()
-                process.join(_GRACE)
+                process.join(GRACE)
                 process.kill()
             process.join()
     codes = [process.exitcode for process in processes]
@@ -123,7 +120,7 @@ def _watch(processes: Sequence[Any]) -> None:
         if any(process.exitcode for process in processes):
             break
         wait(running)  # waits for ever where it is given nothing
-    end = time.monotonic() + _GRACE
+    end = time.monotonic() + GRACE
     for process in processes:
         process.join(max(0.0, end - time.monotonic()))
 
@@ -134,13 +131,13 @@ def _rank(
     """Be one of the processes."""
     place = {"LOCAL_RANK": local, "NODE_RANK": 0, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()})
+    warn_plainly()
     try:
         _join(count, kind)
         work(*arguments)
         dist.destroy_process_group()
     except Exception as error:
-        error.add_note(f"on rank {local}: {traceback.format_exc()[-_LONGEST:]}")
-        reasons.put((local, portable(error)))
+        reasons.put((local, raised(error, f"on rank {local}")))
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)  # an orderly end would wait for the connections to the others
@@ -160,11 +157,7 @@ def _cause(reasons: Any, codes: Sequence[int | None]) -> Exception:
     if not silent:
         return said[min(said)]
     _, number, code = silent[0]
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code} and no reason"
-    return RankLost(
-        f"rank {number} of {len(codes)} {how} (was the machine out of memory, or a script without `if __name__ == "
-        "'__main__':`?), and the others stopped; the same command goes on from what was saved"
-    )
+    return lost(f"rank {number} of {len(codes)}", code)
 
 
 def _free_port() -> int:

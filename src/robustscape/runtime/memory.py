@@ -19,10 +19,12 @@ from robustscape.types import BadInput
 
 T = TypeVar("T")
 
+_LACKING = ("DefaultCPUAllocator", "STATUS_ALLOC_FAILED", "CUDA error: out of memory")  # the CPU, cuBLAS or cuDNN, CUDA
 
-def out_of_memory(error: RuntimeError) -> bool:
+
+def out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that there was too little memory, of an accelerator or of the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _LACKING)
 
 
 @dataclass
@@ -70,8 +72,12 @@ class Parts:
 
 
 @contextmanager
-def undivided(n: int) -> Iterator[None]:
+def undivided(n: int, *, checkpointing: bool) -> Iterator[None]:
     """Run the block, which needs n examples at once, and say what it means where memory runs out.
+
+    Args:
+        n: Examples.
+        checkpointing: Whether activations are computed again already.
 
     Raises:
         BadInput: it did.
@@ -81,9 +87,10 @@ def undivided(n: int) -> Iterator[None]:
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
+        meant = "" if checkpointing else "runtime.checkpointing, or "
         raise BadInput(
-            f"out of memory for {n} examples, which batch normalisation takes at once; did you mean "
-            "runtime.checkpointing, or a smaller training.batch_size?"
+            f"out of memory for {n} examples, which a network with batch or running statistics takes at once; did you "
+            f"mean {meant}a smaller training.batch_size?"
         ) from error
 
 
@@ -95,6 +102,36 @@ def mixes_examples(model: nn.Module) -> bool:
     return any(isinstance(module, _BatchNorm) or "BatchNorm" in type(module).__name__ for module in model.modules())
 
 
+@dataclass
+class Whole:
+    """Whether training takes the batches of a model whole, found out when it is first asked.
+
+    So it is where examples mix, and where a forward in train mode moves a buffer, such as the statistics of an
+    instance normalisation or the vectors of a spectral one: parts of a batch would move it several times.
+
+    Attributes:
+        model: Is left without a trace.
+        known: The answer, None before it is asked for.
+    """
+
+    model: nn.Module
+    known: bool | None = None
+
+    def __call__(self, x: Tensor) -> bool:
+        """Return the answer; x, (N, C, H, W), are images that the model takes."""
+        if self.known is None:
+            self.known = mixes_examples(self.model) or _moves_buffers(self.model, x[:2].detach())
+        return self.known
+
+
+def _moves_buffers(model: nn.Module, x: Tensor) -> bool:
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    drawn = torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else [])
+    with torch.no_grad(), drawn, training(model), frozen_statistics(model):
+        model(x)
+        return not all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
 @contextmanager
 def checkpointed(model: nn.Module) -> Iterator[None]:
     """Run the block with the model's repeated blocks keeping no activations: the backward computes them again.
@@ -102,24 +139,37 @@ def checkpointed(model: nn.Module) -> Iterator[None]:
     The same function and gradients, about one forward more. What the second forward does to running statistics
     is taken back.
     """
-    blocks = _repeated(model)
+    blocks = repeated(model)
+    own = [vars(block).get("forward") for block in blocks]
     for block in blocks:
         block.forward = _twice(block, block.forward)
     try:
         yield
     finally:
-        for block in blocks:
-            del block.forward
+        for block, forward in zip(blocks, own, strict=True):
+            if forward is None:
+                del block.forward
+            else:
+                block.forward = forward
 
 
-def _repeated(model: nn.Module) -> list[nn.Module]:
-    """Return the outermost modules that follow one another in a sequence and are more than a single layer."""
+def repeated(model: nn.Module) -> list[nn.Module]:
+    """Return the modules that follow one another in a sequence and are more than a single layer, each once.
+
+    They are the outermost such ones, but for one that holds most of the network (the network itself behind a
+    normalisation, say) those inside it, where there are any.
+    """
+    most = len(list(model.modules())) / 2
+    return list(dict.fromkeys(_repeated(model, most)))
+
+
+def _repeated(model: nn.Module, most: float) -> list[nn.Module]:
     found: list[nn.Module] = []
     for child in model.children():
-        if isinstance(model, nn.Sequential | nn.ModuleList) and len(list(child.modules())) > 2:
-            found.append(child)
-        else:
-            found += _repeated(child)
+        size = len(list(child.modules()))
+        is_block = isinstance(model, nn.Sequential | nn.ModuleList) and size > 2
+        inside = _repeated(child, most) if not is_block or size > most else []
+        found += inside or [child] * is_block
     return found
 
 

@@ -10,7 +10,6 @@ import os
 import pickle
 import signal
 import threading
-import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,15 +20,12 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from robustscape.runtime.ranks import RankLost
+from robustscape.runtime.processes import GRACE, lost, raised, warn_plainly
 from robustscape.types import BadInput
 
 P = TypeVar("P")
 T = TypeVar("T")
 Item = TypeVar("Item")
-
-_GRACE = 5.0  # seconds that the system has to say how a process ended
-_LONGEST = 8000  # characters of a traceback that are passed on
 
 
 def pooled(
@@ -98,15 +94,6 @@ def sendable(work: Callable[..., Any], parcel: Any) -> bool:
         return False
 
 
-def portable(error: Exception) -> Exception:
-    """Return the error, or one that says the same where it cannot be sent to another process."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError("\n".join((f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ()))))
-    return error
-
-
 # -- where the work is asked for -----------------------------------------------------------------------
 
 
@@ -155,13 +142,8 @@ def _alive(worker: _Worker[Any]) -> Iterator[None]:
     try:
         yield
     except (EOFError, OSError):
-        worker.process.join(_GRACE)
-        code = worker.process.exitcode
-        how = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with code {code}"
-        raise RankLost(
-            f"a process side by side with others {how} (was the machine out of memory, or a script without `if "
-            "__name__ == '__main__':`?), and the others stopped; the same command goes on from what was saved"
-        ) from None
+        worker.process.join(GRACE)
+        raise lost("a process side by side with others", worker.process.exitcode) from None
 
 
 def _ended(workers: Iterable[_Worker[Any]]) -> None:
@@ -181,6 +163,7 @@ def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+    warn_plainly()
     with suppress(OSError):  # whoever asked is gone
         try:
             work, parcel = pickle.loads(connection.recv_bytes())
@@ -189,8 +172,7 @@ def _serve(connection: Connection) -> None:
                     connection.send(("item", item))
                 connection.send(("end", None))
         except Exception as error:
-            error.add_note(f"in a process of its own: {traceback.format_exc()[-_LONGEST:]}")
-            connection.send(("error", portable(error)))
+            connection.send(("error", raised(error, "in a process of its own")))
 
 
 def _end_with_parent() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustscape.modes import evaluating, frozen_statistics, training
-from robustscape.runtime.memory import checkpointed, mixes_examples
+from robustscape.runtime.memory import Whole, repeated
 from robustscape.runtime.ranks import world
 from robustscape.runtime.settings import Runtime
 from robustscape.runtime.view import Lowered
@@ -33,7 +34,8 @@ def available(runtime: Runtime, *, sharing: int = 1) -> float:
         return runtime.memory_limit * _GIB
     device = runtime.torch_device()
     if device.type == "cuda":
-        return _SHARE * torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for the next tensor
+        return _SHARE * (torch.cuda.mem_get_info(device)[0] + kept)
     return _SHARE * _free() / (sharing * world())
 
 
@@ -54,7 +56,7 @@ def _free() -> float:
         return free
 
 
-def bytes_per_example(model: nn.Module, x: Tensor) -> float:
+def bytes_per_example(model: nn.Module, x: Tensor, *, again: Sequence[nn.Module] = ()) -> float:
     """Return the bytes that one example takes in a forward and backward pass, from two small batches.
 
     That is what the forward keeps for the backward, and twice the largest tensor of it: the gradients on both sides
@@ -64,29 +66,53 @@ def bytes_per_example(model: nn.Module, x: Tensor) -> float:
         model: As it is used: its mode and whether its weights need gradients decide what is kept. It is left
             without a trace.
         x: (N, C, H, W), at least 1 input.
+        again: Modules of it that ``checkpointed`` would run twice, none inside another: their inputs are kept, and
+            all that the largest of them keeps while the backward goes through it.
     """
     x = x[:4].detach()
     x = x.repeat(-(-4 // len(x)), *[1] * (x.ndim - 1))
-    few, more = _kept(model, x[:2]), _kept(model, x[:4])
-    largest = max((b - a for a, b in zip(few, more, strict=False)), default=0)
-    return (sum(more) - sum(few) + 2 * largest) / 2
+    few, more = _kept(model, x[:2], again), _kept(model, x[:4], again)
+    outside, *inside = [sum(b) - sum(a) for a, b in zip(few, more, strict=True)]
+    pairs = [pair for a, b in zip(few, more, strict=True) for pair in zip(a, b, strict=False)]
+    largest = max((b - a for a, b in pairs), default=0)
+    return (outside + max(inside, default=0) + 2 * largest) / 2
 
 
-def _kept(model: nn.Module, x: Tensor) -> list[int]:
-    """Return the bytes of each storage that the backward would read, in the order of the forward."""
-    storages: dict[int, int] = {}
+def _kept(model: nn.Module, x: Tensor, again: Sequence[nn.Module]) -> list[list[int]]:
+    """Return the bytes of each storage that the backward would read, in the order of the forward.
+
+    First those outside of the modules ``again``, with their inputs, then those of each forward of one of them.
+    """
+    kept: list[dict[int, int]] = [{}]
+    at, inputs = 0, list[Tensor]()
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in kept[0]:
+            kept[at].setdefault(storage.data_ptr(), storage.nbytes())
         return tensor
 
-    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+    def enter(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        nonlocal at
+        if not torch.is_grad_enabled():
+            return  # a forward that only looks at something: it is not computed again
+        inputs.extend(note(value) for value in given if isinstance(value, Tensor))  # held: nothing takes their places
+        kept.append({})
+        at = len(kept) - 1
+
+    def leave(*_: object) -> None:
+        nonlocal at
+        at = 0
+
     drawn = torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else [])
-    with torch.enable_grad(), frozen_statistics(model), drawn, hooks:
+    with torch.enable_grad(), frozen_statistics(model), drawn, ExitStack() as stack:
+        for module in again:
+            stack.callback(module.register_forward_pre_hook(enter).remove)
+            stack.callback(module.register_forward_hook(leave).remove)
+        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor))
         output = model(x.clone().requires_grad_())
     del output
-    return list(storages.values())
+    return [list(storages.values()) for storages in kept]
 
 
 def fitting(batch: int, per_example: float, room: float) -> int:
@@ -132,19 +158,18 @@ def training_fit(model: nn.Module, runtime: Runtime, x: Tensor, batch: int, room
         room: Bytes there are.
 
     Raises:
-        BadInput: not even one example fits, or batch normalisation needs all of a batch that does not.
+        BadInput: not even one example fits, or a batch does not that the network takes whole.
     """
-    whole, run = mixes_examples(model), Lowered(model, runtime)
+    blocks, run = repeated(model), Lowered(model, runtime)
     with training(model):
-        with checkpointed(model) if runtime.checkpointing else nullcontext():
-            each = bytes_per_example(run, x)
-        if not whole or batch * each <= room:
+        each = bytes_per_example(run, x, again=blocks if runtime.checkpointing else ())
+        if batch * each <= room or not Whole(model)(x):
             return fitting(batch, each, room), runtime.checkpointing
-        with checkpointed(model):
-            each = bytes_per_example(run, x)
+        each = bytes_per_example(run, x, again=blocks)
     if batch * each > room:
         raise BadInput(
-            f"{batch} examples, which batch normalisation takes at once, take about {_gib(batch * each)}, and "
-            f"{_gib(room)} are there; did you mean a smaller training.batch_size, or another runtime.memory_limit?"
+            f"{batch} examples, which a network with batch or running statistics takes at once, take about "
+            f"{_gib(batch * each)}, and {_gib(room)} are there; did you mean a smaller training.batch_size, or another "
+            "runtime.memory_limit?"
         )
     return batch, True

@@ -8,6 +8,7 @@ import os
 import platform
 from contextlib import suppress
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +34,21 @@ def key_of(runtime: Runtime, model: nn.Module, x: Tensor) -> str:
     """Return a hash of all that a decision depends on, but the work."""
     shapes = [(name, tuple(value.shape), str(value.dtype)) for name, value in model.state_dict().items()]
     device = runtime.torch_device()
-    here = [platform.machine(), _processor(), os.cpu_count(), torch.get_num_threads(), torch.__version__]
+    here = [platform.machine(), processor(), os.cpu_count(), torch.get_num_threads()]
+    here += [torch.__version__, metadata.version("robustscape")]
     here += [torch.cuda.get_device_name(device)] if device.type == "cuda" else []
     asked = [asdict(runtime), str(model), shapes, tuple(x.shape), str(device)]
     return hashlib.blake2b(json.dumps([here, asked], default=str).encode(), digest_size=16).hexdigest()
 
 
-def _processor() -> str:
-    """Return the processor's name and its matrix instructions, as far as the system tells."""
+def processor() -> str:
+    """Return the processor's name and its vector and matrix instructions, as far as the system tells."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     flags = {flag for line in lines[:60] if line.startswith("flags") for flag in line.split()}
-    return f"{name or platform.processor()} {sorted(flags & {'amx_bf16', 'avx512_bf16', 'avx512f', 'avx2'})}"
+    known = sorted(flags & {"amx_bf16", "avx512_bf16", "avx512f", "avx2"})
+    return f"{name or platform.processor()} ({', '.join(known)})"
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:

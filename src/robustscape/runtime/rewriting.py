@@ -35,7 +35,7 @@ def rewritten(view: nn.Module, source: nn.Module, *, fused: bool) -> tuple[nn.Mo
         The rewritten module, and what must be called after every copy of weights into ``view``, in order.
     """
     refreshes: list[Refresh] = []
-    if _is_own(view):
+    if is_own(view):
         view = graph = fx.symbolic_trace(view)
         refreshes += [_folded(graph, conv, norm, source) for conv, norm in list(_foldable(graph))]
         if fused:
@@ -52,9 +52,13 @@ def rewritten(view: nn.Module, source: nn.Module, *, fused: bool) -> tuple[nn.Mo
     return view, refreshes
 
 
-def _is_own(view: nn.Module) -> bool:
-    """Return whether every module is this library's or torch's, as they come: no hook, no forward of its own."""
-    return type(view).__module__.startswith(_OWN) and all(
+def is_own(view: nn.Module) -> bool:
+    """Return whether every module is this library's or torch's, as they come: no hook, no forward of its own.
+
+    The outermost one is this library's, or a plain sequence: a normalisation and a network.
+    """
+    known = type(view).__module__.startswith(_OWN) or type(view) is nn.Sequential
+    return known and all(
         type(module).__module__.startswith((_OWN, "torch.nn.modules."))
         and "forward" not in vars(module)
         and not any(value for name, value in vars(module).items() if name.endswith("_hooks"))

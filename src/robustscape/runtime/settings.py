@@ -6,12 +6,16 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from robustscape.config import nearest
 from robustscape.types import BadInput
+
+_Precision = Literal["auto", "float32", "bfloat16", "tf32"]
+_Compile = Literal["auto", "yes", "no"]
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
@@ -36,7 +40,7 @@ class Runtime:
         memory_limit: GiB that one pass may take, 0 for most of what is free: larger batches are worked
             through in parts.
         micro_batch: Examples of a batch that are worked through at once, 0 for as many as memory is predicted to
-            hold. Training a network with batch normalisation takes each process's share of a batch whole.
+            hold. Training a network with batch or running statistics takes each process's share of a batch whole.
         checkpointing: Keep fewer activations in training and compute them again: less memory, about one forward a
             step more. Chosen by itself where a batch that must stay whole is predicted not to fit.
         devices: Processes that share a training, an evaluation or a measurement, each with a CUDA device of its own
@@ -44,8 +48,8 @@ class Runtime:
     """
 
     device: str = "auto"
-    precision: Literal["auto", "float32", "bfloat16", "tf32"] = "auto"
-    compile: Literal["auto", "yes", "no"] = "auto"
+    precision: _Precision = "auto"
+    compile: _Compile = "auto"
     threads: int = 0
     memory_limit: float = 0.0
     micro_batch: int = 0
@@ -53,13 +57,11 @@ class Runtime:
     devices: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse what this machine does not have."""
-        try:
-            device = self.torch_device()
-        except RuntimeError:
-            raise BadInput(f"device {self.device!r} is not one that torch knows; did you mean cpu or cuda?") from None
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise BadInput(f"device {self.device!r} was asked for, but torch sees no CUDA device; did you mean cpu?")
+        """Refuse what makes no sense, and what this machine does not have."""
+        for name, known in (("precision", get_args(_Precision)), ("compile", get_args(_Compile))):
+            if (value := getattr(self, name)) not in known:
+                raise BadInput(f"{name} is one of {', '.join(known)}, not {value!r}{nearest(str(value), known)}")
+        device = self._checked_device()
         if device.type != "cuda" and self.precision == "tf32":
             raise BadInput(f"precision 'tf32' is CUDA's, and the device is {str(device)!r}; did you mean bfloat16?")
         if device.type == "cuda" and self.precision in ("bfloat16", "tf32") and not has_fast_bfloat16(device):
@@ -75,6 +77,21 @@ class Runtime:
             raise BadInput(f"micro_batch must be at least 0, not {self.micro_batch}")
         if self.devices < 1:
             raise BadInput(f"devices must be at least 1, not {self.devices}")
+
+    def _checked_device(self) -> torch.device:
+        """Return the device; refuse one that is not there, or not of a kind that is known to compute right."""
+        try:
+            device = self.torch_device()
+        except (RuntimeError, TypeError):
+            raise BadInput(f"device {self.device!r} is not one that torch knows; did you mean cpu or cuda?") from None
+        if device.type not in ("cpu", "cuda"):
+            raise BadInput(f"device {self.device!r} is neither a CPU nor CUDA's; did you mean cpu or cuda?")
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise BadInput(f"device {self.device!r} was asked for, but torch sees no CUDA device; did you mean cpu?")
+        if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
+            last = torch.cuda.device_count() - 1
+            raise BadInput(f"device {self.device!r} was asked for, but the last one is cuda:{last}; did you mean that?")
+        return device
 
     def torch_device(self) -> torch.device:
         """Return the device."""
@@ -108,7 +125,8 @@ def threads(runtime: Runtime) -> Iterator[None]:
     """Run the block with the asked number of CPU threads.
 
     On CUDA also with kernels that give the same bits every time, where there are such, a warning where not, and
-    with float32 products as the precision has them. Everything is given back.
+    with float32 products as the precision has them. All is given back but ``CUBLAS_WORKSPACE_CONFIG``, which stays
+    in the environment: CUDA reads it once.
     """
     before = torch.get_num_threads()
     if runtime.threads:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robustscape.modes import InTrainMode, frozen_statistics, training
 from robustscape.runtime import FastView, Lowered, PlainView, Runtime, fast, lowered
-from robustscape.runtime.memory import Parts, checkpointed, mixes_examples, undivided
+from robustscape.runtime.memory import Parts, Whole, checkpointed, undivided
 from robustscape.runtime.ranks import mean_over_ranks, share, world
 from robustscape.streams import Streams
 from robustscape.training.settings import Training
@@ -35,7 +35,7 @@ class Method:
         lowered: The network in the runtime's precision, sharing its weights: trains.
         view: Its fast view: is attacked.
         parts: How many examples are worked through at once.
-        whole: Whether its forwards in train mode take a batch whole all the same: batch normalisation.
+        whole: Whether its forwards in train mode take a batch whole all the same: batch or running statistics.
         checkpointing: Whether its training forwards keep few activations.
     """
 
@@ -46,7 +46,7 @@ class Method:
     lowered: nn.Module
     view: FastView | PlainView
     parts: Parts
-    whole: bool
+    whole: Whole
     checkpointing: bool
 
 
@@ -54,16 +54,18 @@ def method(
     model: nn.Module, objective: Objective, weights: WeightPerturbation | None, settings: Training, runtime: Runtime
 ) -> Method:
     """Return the method for a network that ``objective.prepare`` gave."""
+    mine = share(settings.batch_size)
+    rows = min(mine.stop - mine.start, runtime.micro_batch or settings.batch_size)  # of all batches but the last
     return Method(
         model=model,
         objective=objective,
         weights=weights,
         settings=settings,
         # What is checkpointed has other forwards at every step: nothing to compile.
-        lowered=Lowered(model, runtime) if runtime.checkpointing else lowered(model, runtime),
-        view=fast(model, runtime),
+        lowered=Lowered(model, runtime) if runtime.checkpointing else lowered(model, runtime, rows=rows),
+        view=fast(model, runtime, rows=rows),
         parts=Parts(runtime.micro_batch) if runtime.micro_batch else Parts(),
-        whole=mixes_examples(model),
+        whole=Whole(model),
         checkpointing=runtime.checkpointing,
     )
 
@@ -150,8 +152,8 @@ def attacked(how: Method, batch: Batch, attack: Attack, rng: Streams) -> Tensor:
             return how.parts.run(lambda rows: some(view, rows), n)
     model = InTrainMode(how.lowered, how.settings.attack_statistics)
     with checkpointed(how.model) if how.checkpointing else nullcontext():
-        if how.whole:
-            with undivided(n):
+        if how.whole(batch.x):
+            with undivided(n, checkpointing=how.checkpointing):
                 return some(model, slice(n))
         return how.parts.run(lambda rows: some(model, rows), n)
 
@@ -167,9 +169,9 @@ def _losses(how: Method, batch: Batch, x_adv: Tensor, work: Callable[[Loss, floa
         with checkpointed(how.model) if how.checkpointing else nullcontext():
             return work(how.objective(how.lowered, part, x_adv[rows]), len(part) / len(batch))
 
-    if not how.whole:
+    if not how.whole(batch.x):
         return how.parts.each(one, len(batch))
-    with undivided(len(batch)):
+    with undivided(len(batch), checkpointing=how.checkpointing):
         return [one(slice(len(batch)))]
 
 

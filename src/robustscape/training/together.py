@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustscape.runtime import FastView, PlainView, Runtime
+from robustscape.runtime.memory import out_of_memory
 from robustscape.runtime.ranks import world
 from robustscape.runtime.together import Together, alike, at_once
 from robustscape.streams import Apart, Streams, joined
@@ -177,8 +178,12 @@ def _attacked(
     rng = joined([Streams(seed=turn[n].seed, tags=("train", done), index=batches[n].index) for n in numbers])
     try:
         made = attack(Together(how.model, points, rows=size, runtime=runtime), x, y, rng=rng)
-    except (Apart, Diverged, torch.OutOfMemoryError):
+    except Diverged:
         return alone  # and the one that diverged says so itself
+    except RuntimeError as error:
+        if not isinstance(error, Apart) and not out_of_memory(error):
+            raise
+        return alone
     places = made.chunk(len(seats))
     return [places[seats.index(seat)] for seat in turn]
 
