@@ -1,0 +1,117 @@
+"""Reproduce a published paper, its numbers beside ours: `robustscape study NAME`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from robustscape.cli.arguments import parse
+from robustscape.cli.components import SPREAD
+from robustscape.cli.display import follow, note, out, terminal_width
+from robustscape.cli.sources import nouns, wants_help
+from robustscape.config import files, nearest
+from robustscape.report.tables import to_csv, to_markdown, to_text
+from robustscape.results import save, written
+from robustscape.runtime import TRUTH, threads
+from robustscape.studies.runner import chosen, studying
+from robustscape.studies.study import Study, StudyResult
+from robustscape.types import BadInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of ``study``.
+
+    Attributes:
+        study: What is reproduced, at which scale.
+        only: Parts that are wanted, for example table1 table3; all where none is named.
+        out: Folder that tables and finished cells go to; by default runs/studies/NAME-SCALE.
+        processes: Processes of one thread each that share the work; 0 for one each core.
+    """
+
+    study: Study = field(metadata=SPREAD)
+    only: tuple[str, ...] = ()
+    out: Path | None = None
+    processes: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.processes < 0:
+            raise BadInput(f"processes must be at least 0, not {self.processes}")
+        chosen(self.study, self.only)
+
+
+def main(arguments: list[str]) -> None:
+    """Do what is missing of a study; print its tables and write them as text for programs and people.
+
+    Raises:
+        BadInput: no such study or part, or a wrong option.
+    """
+    words, rest = nouns(arguments)
+    known = studies()
+    if not words and (wants_help(rest) or not rest):
+        _overview(known)
+        return
+    if len(words) != 1:
+        raise BadInput(f"study needs one name first: robustscape study NAME; there are: {', '.join(known)}")
+    wrong = words[0]
+    if wrong.replace("-", "_") not in known:
+        raise BadInput(f"there is no study {wrong!r}{nearest(wrong, known)}; there are: {', '.join(known)}")
+    kind = known[words[0].replace("-", "_")]
+    options = parse(
+        Options(study=kind()),
+        rest,
+        program=f"robustscape study {words[0]}",
+        description=(inspect.getdoc(kind) or "").partition("\n\nAttributes:")[0],
+    )
+    study = options.study
+    folder = options.out or Path("runs/studies") / f"{study.name}-{study.scale}"
+    with threads(dataclasses.replace(TRUTH, device="cpu", threads=1)):
+        work = studying(study, out=folder, only=options.only, processes=options.processes or _cores())
+        results = follow(work, name=study.name)
+    for result in results:
+        _shown(result, folder)
+    note(f"tables and finished cells are in {folder.resolve()}")
+
+
+def studies() -> dict[str, type[Study]]:
+    """Return every study by name: the dataclass with a name and ``parts`` that a file of the room defines."""
+    found: dict[str, Any] = {}
+    for file in files("studies"):
+        module = importlib.import_module(f"robustscape.studies.{file}")
+        for value in vars(module).values():
+            own = isinstance(value, type) and value.__module__ == module.__name__ and dataclasses.is_dataclass(value)
+            if own and hasattr(value, "name") and hasattr(value, "parts"):
+                found[file] = value
+    return found
+
+
+def _overview(known: dict[str, type[Study]]) -> None:
+    out("usage: robustscape study NAME [--only PART ...] [--scale paper|small] [--out DIR] [--OPTION VALUE ...]\n")
+    width = max(map(len, known))
+    for name, kind in known.items():
+        out(f"  {name:<{width}}  {(inspect.getdoc(kind) or '').partition(chr(10))[0]}")
+        out(f"  {'':<{width}}  parts: {', '.join(kind().parts())}")
+    out("\n`robustscape study NAME --help` explains every option of one.")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _shown(result: StudyResult, folder: Path) -> None:
+    """Print a part, and write it as Result, CSV and Markdown."""
+    shown = result.shown
+    out(f"{shown.title}\n\n{to_text(shown.table, width=terminal_width())}")
+    out("".join(f"{text}\n" for text in shown.notes))
+    save(result, folder / f"{result.part}.json")
+    notes = "".join(f"\n- {text}" for text in shown.notes)
+    page = f"# {shown.title}\n\n{to_markdown(shown.table)}{notes}\n"
+    for ending, text in (("csv", to_csv(shown.table)), ("md", page)):
+        with written(folder / f"{result.part}.{ending}", "w") as file:
+            file.write(text)

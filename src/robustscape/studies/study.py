@@ -1,0 +1,93 @@
+"""What a study is: parts (tables, figures, checks), and the cells of work that they are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from robustscape.report.tables import Table
+from robustscape.types import Plain, Provenance, Splits
+
+
+class Cell(Protocol):
+    """One piece of a study's work, as its configuration: a frozen dataclass of a file of this room.
+
+    All that its value depends on but the data is in its fields, so cells that are equal are done once, whichever
+    parts ask for them.
+    """
+
+    @property
+    def name(self) -> str:
+        """What its file is called, for example "l2-0.2-pgd": unique within a study of given settings."""
+        ...
+
+    def running(self, data: Splits) -> Generator[tuple[int, int], None, Plain]:
+        """Do the work, yielding (done, total); returns its value as plain data. Every number is drawn by seed."""
+        ...
+
+
+class Study(Protocol):
+    """A study, as its configuration: a frozen dataclass in a file of this room, with defaults throughout."""
+
+    name: ClassVar[str]
+
+    @property
+    def scale(self) -> str:
+        """How much is done: "paper" for what the paper did."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Seed of all random numbers."""
+        ...
+
+    def parts(self) -> tuple[str, ...]:
+        """Return the names of its tables (and figures and checks), in the paper's order, for example ("table1",)."""
+        ...
+
+    def cells(self, part: str) -> Sequence[Cell]:
+        """Return the cells that a part is made from; several parts may share one."""
+        ...
+
+    def data(self) -> Splits:
+        """Read the data that every cell is given."""
+        ...
+
+    def show(self, part: str, values: Mapping[Any, Plain]) -> Shown:
+        """Return a part as it is shown, from the values of its cells, by cell."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """One part of a study as it is shown.
+
+    Attributes:
+        title: What it shows, in one sentence.
+        table: Our numbers, the published ones and the differences, side by side.
+        notes: What must be said beside the numbers.
+    """
+
+    title: str
+    table: Table
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResult:
+    """What a study found for one of its parts.
+
+    Attributes:
+        study: Name of the study, for example "yamada".
+        part: Name of the part, for example "table1".
+        scale: How much was done, for example "paper".
+        shown: The table, with title and notes.
+        provenance: When, where and by which settings; ``seconds`` are those of the part's cells, whenever done.
+    """
+
+    study: str
+    part: str
+    scale: str
+    shown: Shown
+    provenance: Provenance
