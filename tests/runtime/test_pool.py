@@ -64,10 +64,11 @@ def test_end_to_end_closing_ends_what_is_in_the_middle_of_something():
 
 
 _PARENT = """
-import operator
+import operator, signal
 from robustscape.runtime.pool import pooled
 busy = "iter([print('here', flush=True), __import__('signal').pause()])"
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started without
     list(pooled(operator.call, eval, (busy, busy), processes=2))
 """
 
