@@ -127,7 +127,7 @@ def test_end_to_end_python_in_the_documents_runs(code, elsewhere, monkeypatch, c
 @pytest.mark.slow
 @pytest.mark.parametrize("command", list(_commands()))
 def test_end_to_end_commands_in_the_documents_are_understood(command, elsewhere, monkeypatch, capsys):
-    """Every option is read and every component made; then a training is only said, and nothing is measured."""
+    """Every option is read and every component made; a training is only said, nothing measured, a study small."""
     monkeypatch.chdir(elsewhere)
     asked = []
     monkeypatch.setattr("robustscape.cli.evaluate.evaluate", lambda *job: asked.append(job) or [])
@@ -135,7 +135,7 @@ def test_end_to_end_commands_in_the_documents_are_understood(command, elsewhere,
     monkeypatch.setattr("robustscape.cli.report.main", asked.append)
     monkeypatch.setattr("robustscape.cli.figure.main", asked.append)
     verb, *words = shlex.split(command)[1:]
-    more = {"train": ["--dry-run"], "demo": ["--help"]}.get(verb, [])
+    more = {"train": ["--dry-run"], "demo": ["--help"], "study": ["--scale", "small"]}.get(verb, [])
     try:
         code = main([verb, *words, *more])
     except SystemExit as end:  # how tyro ends after help and after what it cannot read
