@@ -50,6 +50,18 @@ def files(room: str) -> tuple[str, ...]:
     return tuple(sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")))
 
 
+def found_in(room: str, *attributes: str) -> dict[str, Any]:
+    """Return the dataclasses that the files of a room define and that have all attributes, by the file's name."""
+    found: dict[str, Any] = {}
+    for file in files(room):
+        module = importlib.import_module(f"{_PACKAGE}.{room}.{file}")
+        for value in vars(module).values():
+            own = isinstance(value, type) and value.__module__ == module.__name__ and dataclasses.is_dataclass(value)
+            if own and all(hasattr(value, name) for name in attributes):
+                found[file] = value
+    return found
+
+
 def hints(kind: type) -> dict[str, Any]:
     """Return the resolved annotation of every field of a dataclass, ``Annotated`` kept."""
     return typing.get_type_hints(kind, localns=_late_names(), include_extras=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import re
 import sys
@@ -17,7 +16,7 @@ from robustscape.cli.arguments import parse
 from robustscape.cli.components import SPREAD
 from robustscape.cli.display import follow, out, value_words
 from robustscape.cli.sources import nouns, wants_help
-from robustscape.config import files, is_component, nearest
+from robustscape.config import found_in, is_component, nearest
 from robustscape.results import load, save
 from robustscape.types import BadInput
 
@@ -73,14 +72,7 @@ def main(arguments: list[str]) -> None:
 
 def benches() -> dict[str, type[Bench]]:
     """Return every bench by name: the dataclass with a name and ``running`` that a file of the room defines."""
-    found: dict[str, Any] = {}
-    for file in files("benches"):
-        module = importlib.import_module(f"robustscape.benches.{file}")
-        for value in vars(module).values():
-            own = isinstance(value, type) and value.__module__ == module.__name__ and dataclasses.is_dataclass(value)
-            if own and hasattr(value, "name") and hasattr(value, "running"):
-                found[file] = value
-    return found
+    return found_in("benches", "name", "running")
 
 
 def _overview(known: dict[str, type[Bench]]) -> None:

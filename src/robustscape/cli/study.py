@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from robustscape.cli.arguments import parse
 from robustscape.cli.components import SPREAD
 from robustscape.cli.display import follow, note, out, terminal_width
 from robustscape.cli.sources import nouns, wants_help
-from robustscape.config import files, nearest
+from robustscape.config import found_in, nearest
 from robustscape.report.tables import to_csv, to_markdown, to_text
 from robustscape.results import save, written
 from robustscape.runtime import TRUTH, threads
@@ -81,14 +79,7 @@ def main(arguments: list[str]) -> None:
 
 def studies() -> dict[str, type[Study]]:
     """Return every study by name: the dataclass with a name and ``parts`` that a file of the room defines."""
-    found: dict[str, Any] = {}
-    for file in files("studies"):
-        module = importlib.import_module(f"robustscape.studies.{file}")
-        for value in vars(module).values():
-            own = isinstance(value, type) and value.__module__ == module.__name__ and dataclasses.is_dataclass(value)
-            if own and hasattr(value, "name") and hasattr(value, "parts"):
-                found[file] = value
-    return found
+    return found_in("studies", "name", "parts")
 
 
 def _overview(known: dict[str, type[Study]]) -> None:
