@@ -24,6 +24,42 @@ FEW = 10
 """Up to this many points of a curve are marked: a single one would not show as a line."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of a panel.
+
+    Attributes:
+        name: What the legend calls it; lines of one name in several panels share a colour.
+        x: Positions, finite.
+        y: Values, as many; NaN leaves a hole.
+        dashed: Whether it is drawn dashed: what was computed otherwise than the solid line of the same colour.
+        group: Number of its colour.
+    """
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    dashed: bool = False
+    group: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """Lines in one pair of axes, as plain numbers: a study's figure is made of such.
+
+    Attributes:
+        title: What stands above it.
+        x: Label of the horizontal axis, with the unit.
+        y: Label of the vertical axis, with the unit.
+        lines: What is drawn.
+    """
+
+    title: str
+    x: str
+    y: str
+    lines: tuple[Line, ...]
+
+
 def colour(group: int, palette: Sequence[str] = LIGHT) -> str:
     """Return the colour of a group by its number, from 0; the palette repeats after its end."""
     return palette[group % len(palette)]

@@ -3,8 +3,8 @@
 import csv
 
 from robustscape.cli import main
+from robustscape.report.study import StudyResult
 from robustscape.results import load
-from robustscape.studies.study import StudyResult
 
 SHORT = ["--scale", "small", "--train-steps", "2", "--test-steps", "2", "--training.epochs", "1", "--processes", "1"]
 

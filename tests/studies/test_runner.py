@@ -9,10 +9,10 @@ import torch
 
 from robustscape.evaluation.subject import drained
 from robustscape.report.quantities import Quantity
+from robustscape.report.study import Shown
 from robustscape.report.tables import Column, Table
 from robustscape.results import load, save
 from robustscape.studies.runner import chosen, studying
-from robustscape.studies.study import Shown
 from robustscape.types import BadInput, Images, Splits
 
 

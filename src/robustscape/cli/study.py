@@ -13,11 +13,12 @@ from robustscape.cli.components import SPREAD
 from robustscape.cli.display import follow, note, out, terminal_width
 from robustscape.cli.sources import nouns, wants_help
 from robustscape.config import found_in, nearest
+from robustscape.report.study import StudyResult
 from robustscape.report.tables import to_csv, to_markdown, to_text
 from robustscape.results import save, written
 from robustscape.runtime import TRUTH, threads
 from robustscape.studies.runner import chosen, studying
-from robustscape.studies.study import Study, StudyResult
+from robustscape.studies.study import Study
 from robustscape.types import BadInput
 
 

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from robustscape.config import nearest, to_plain
+from robustscape.report.study import StudyResult
 from robustscape.results import SCHEMA, provenance, read_json, stopwatch, versions, write_json
 from robustscape.runtime.pool import pooled
-from robustscape.studies.study import Cell, Study, StudyResult
+from robustscape.studies.study import Cell, Study
 from robustscape.types import BadInput, Plain, Splits
 
 _UNITS = 100  # of progress, for each cell

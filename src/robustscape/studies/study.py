@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from robustscape.report.tables import Table
-from robustscape.types import Plain, Provenance, Splits
+from robustscape.report.study import Shown
+from robustscape.types import Plain, Splits
 
 
 class Cell(Protocol):
@@ -57,37 +56,3 @@ class Study(Protocol):
     def show(self, part: str, values: Mapping[Any, Plain]) -> Shown:
         """Return a part as it is shown, from the values of its cells, by cell."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shown:
-    """One part of a study as it is shown.
-
-    Attributes:
-        title: What it shows, in one sentence.
-        table: Our numbers, the published ones and the differences, side by side.
-        notes: What must be said beside the numbers.
-    """
-
-    title: str
-    table: Table
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyResult:
-    """What a study found for one of its parts.
-
-    Attributes:
-        study: Name of the study, for example "yamada".
-        part: Name of the part, for example "table1".
-        scale: How much was done, for example "paper".
-        shown: The table, with title and notes.
-        provenance: When, where and by which settings; ``seconds`` are those of the part's cells, whenever done.
-    """
-
-    study: str
-    part: str
-    scale: str
-    shown: Shown
-    provenance: Provenance

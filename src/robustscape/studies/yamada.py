@@ -12,10 +12,10 @@ from robustscape.data.digits import Digits
 from robustscape.data.mnist import MNIST
 from robustscape.data.splits import of_classes
 from robustscape.report.quantities import Quantity
+from robustscape.report.study import Shown
 from robustscape.report.tables import Cell as Entry
 from robustscape.report.tables import Column, Table
 from robustscape.studies.published import PublishedRow, PublishedTable, published
-from robustscape.studies.study import Shown
 from robustscape.studies.trained import Trained
 from robustscape.training.optimizers.sgd import SGD
 from robustscape.training.schedules.constant import Constant
