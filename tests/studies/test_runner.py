@@ -28,7 +28,11 @@ class Square:
     def name(self):
         return f"square-{self.number}"
 
-    def running(self, data):
+    @property
+    def needs(self):
+        return ()
+
+    def running(self, data, values):
         yield 0, 2
         if self.fails:
             raise ArithmeticError("the cell failed")
@@ -155,3 +159,41 @@ def test_contract_what_cannot_be_meant_is_said(study, tmp_path):
         drained(studying(study, out=tmp_path, only=["tabel2"]))
     with pytest.raises(BadInput, match="processes must be at least 1, not 0"):
         drained(studying(study, out=tmp_path, processes=0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sum:
+    """A cell that adds up what others found."""
+
+    of: tuple[Square, ...]
+
+    @property
+    def name(self):
+        return "sum"
+
+    @property
+    def needs(self):
+        return self.of
+
+    def running(self, data, values):
+        yield 0, 1
+        return {"square": sum(values[cell]["square"] for cell in self.of)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sums(Squares):
+    """One table of a cell that needs the others, which is asked for first."""
+
+    def cells(self, part):
+        squares = super().cells(part)
+        return [Sum(of=tuple(squares)), *squares]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_closed_form_a_cell_is_given_the_values_that_it_needs(study, tmp_path, processes):
+    sums = Sums(log=study.log)
+    found = drained(studying(sums, out=tmp_path, only=["table1"], processes=processes))
+    assert found[0].shown.table.rows[0][1].value == (1 + 3) + (4 + 3)
+    assert sorted(_done(study)) == [1, 2]
+    drained(studying(sums, out=tmp_path, only=["table1"], processes=processes))
+    assert sorted(_done(study)) == [1, 2]

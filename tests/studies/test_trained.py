@@ -29,7 +29,7 @@ def data():
 @pytest.mark.parametrize("adversary", ["pgd", "noise"])
 def test_end_to_end_a_training_is_judged_by_what_never_beats_the_exact_adversary(data, norm, adversary):
     cell = Trained(adversary=adversary, norm=norm, eps={"l2": 1.0, "linf": 0.2}[norm], training=TRAINING)
-    value = drained(cell.running(data))
+    value = drained(cell.running(data, {}))
     for split in ("train", "test"):
         assert value["exact"][split] <= value["found"][split] <= 1
         assert value["exact"][split] <= value["clean"][split]
@@ -41,13 +41,13 @@ def test_end_to_end_a_training_is_judged_by_what_never_beats_the_exact_adversary
     latest = len(history) - history[::-1].index(max(history))
     assert (len(history), value["epoch"]) == (4, latest)
     assert len(value["w"]) == 64
-    assert drained(cell.running(data)) == value
-    assert drained(replace(cell, seed=1).running(data))["w"] != value["w"]
+    assert drained(cell.running(data, {})) == value
+    assert drained(replace(cell, seed=1).running(data, {}))["w"] != value["w"]
 
 
 def test_closed_form_the_weights_kept_have_the_exact_accuracy_that_is_told(data):
     cell = Trained(norm="linf", eps=0.15, training=TRAINING)
-    value = drained(cell.running(data))
+    value = drained(cell.running(data, {}))
     w, x, y = torch.tensor(value["w"]), data.test.pixels().flatten(1), 2 * data.test.y - 1
     x_adv = (x - 0.15 * y[:, None] * w.sign()).clamp(0, 1)
     assert value["exact"]["test"] == pytest.approx(float((y * (x_adv @ w) > 0).float().mean()))
@@ -64,7 +64,7 @@ def test_closed_form_accuracy_counts_images_once(data):
 
 
 def test_contract_progress_is_told_in_epochs(data):
-    assert list(Trained(training=TRAINING).running(data)) == [(n, 5) for n in range(5)]
+    assert list(Trained(training=TRAINING).running(data, {})) == [(n, 5) for n in range(5)]
 
 
 def test_contract_names_tell_cells_apart_and_eps_0_is_one():

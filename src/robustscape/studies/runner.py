@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -48,7 +47,7 @@ def studying(
     if processes < 1:
         raise BadInput(f"processes must be at least 1, not {processes}")
     parts = chosen(study, only)
-    wanted = list(dict.fromkeys(cell for part in parts for cell in study.cells(part)))
+    wanted = _with_needs(cell for part in parts for cell in study.cells(part))
     data = study.data()
     digest = _digest(data)
     paths = {cell: _path(out, cell, digest) for cell in wanted}
@@ -56,14 +55,16 @@ def studying(
     missing = [cell for cell in wanted if cell not in found]
     share = dict.fromkeys(missing, 0)
     yield _UNITS * len(found), _UNITS * len(wanted)
-    made = _pooled(data, missing, processes) if processes > 1 and len(missing) > 1 else _turn(data, missing)
-    with closing(made):
-        for cell, (done, total, finished) in made:
-            if finished is not None:
-                found[cell] = {"schema": SCHEMA, "cell": to_plain(cell), "versions": versions(), **finished}
-                write_json(paths[cell], found[cell])
-            share[cell] = _UNITS if finished is not None else _UNITS * done // max(total, 1)
-            yield sum(share.values()) + _UNITS * (len(wanted) - len(missing)), _UNITS * len(wanted)
+    while tasks := [_task(cell, found) for cell in missing if cell not in found and _ready(cell, found)]:
+        made = _pooled(data, tasks, processes) if processes > 1 and len(tasks) > 1 else _turn(data, tasks)
+        with closing(made):
+            for task, (done, total, finished) in made:
+                cell = task.cell
+                if finished is not None:
+                    found[cell] = {"schema": SCHEMA, "cell": to_plain(cell), "versions": versions(), **finished}
+                    write_json(paths[cell], found[cell])
+                share[cell] = _UNITS if finished is not None else _UNITS * done // max(total, 1)
+                yield sum(share.values()) + _UNITS * (len(wanted) - len(missing)), _UNITS * len(wanted)
     return tuple(_result(study, part, found, data) for part in parts)
 
 
@@ -100,12 +101,37 @@ def _result(study: Study, part: str, found: Mapping[Cell, Plain], data: Splits) 
 
 # -- cells ---------------------------------------------------------------------------------------------
 
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Task:
+    """A cell and the values that it needs."""
+
+    cell: Cell
+    values: dict[Cell, Plain]
+
+
+def _with_needs(cells: Iterable[Cell]) -> list[Cell]:
+    """Return the cells, each once and behind those that it needs."""
+    ordered: dict[Cell, None] = {}
+    for cell in cells:
+        ordered.update(dict.fromkeys([*_with_needs(cell.needs), cell]))
+    return list(ordered)
+
+
+def _ready(cell: Cell, found: Mapping[Cell, Plain]) -> bool:
+    return all(need in found for need in cell.needs)
+
+
+def _task(cell: Cell, found: Mapping[Cell, Plain]) -> _Task:
+    return _Task(cell=cell, values={need: found[need]["value"] for need in cell.needs})
+
+
 _Event = tuple[int, int, dict[str, Plain] | None]
 """Done, total, and the value with its seconds once it is there."""
 
 
 def _path(out: Path, cell: Cell, digest: str) -> Path:
-    """Return the file of a cell: it names all that the value depends on."""
+    """Return the file of a cell: it names all that the value depends on, needs being fields of the cell."""
     text = json.dumps([to_plain(cell), versions(), digest], sort_keys=True)
     return out / "cells" / f"{cell.name}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}.json"
 
@@ -120,9 +146,9 @@ def _digest(data: Splits) -> str:
     return digest.hexdigest()
 
 
-def _events(data: Splits, cell: Cell) -> Iterator[_Event]:
+def _events(data: Splits, task: _Task) -> Iterator[_Event]:
     """Do one cell and tell how far it is, its value last."""
-    seconds, work = stopwatch(), cell.running(data)
+    seconds, work = stopwatch(), task.cell.running(data, task.values)
     done, total = 0, 1
     while True:
         try:
@@ -133,11 +159,11 @@ def _events(data: Splits, cell: Cell) -> Iterator[_Event]:
         yield done, total, None
 
 
-def _turn(data: Splits, cells: Sequence[Cell]) -> Generator[tuple[Cell, _Event], None, None]:
-    for cell in cells:
-        for event in _events(data, cell):
-            yield cell, event
+def _turn(data: Splits, tasks: Sequence[_Task]) -> Generator[tuple[_Task, _Event], None, None]:
+    for task in tasks:
+        for event in _events(data, task):
+            yield task, event
 
 
-def _pooled(data: Splits, cells: Sequence[Cell], processes: int) -> Generator[tuple[Any, _Event], None, None]:
-    return pooled(_events, data, cells, processes=processes)
+def _pooled(data: Splits, tasks: Sequence[_Task], processes: int) -> Generator[tuple[_Task, _Event], None, None]:
+    return pooled(_events, data, tasks, processes=processes)

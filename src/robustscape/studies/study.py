@@ -21,8 +21,18 @@ class Cell(Protocol):
         """What its file is called, for example "l2-0.2-pgd": unique within a study of given settings."""
         ...
 
-    def running(self, data: Splits) -> Generator[tuple[int, int], None, Plain]:
-        """Do the work, yielding (done, total); returns its value as plain data. Every number is drawn by seed."""
+    @property
+    def needs(self) -> Sequence[Cell]:
+        """The cells whose values it begins with: they are done first, and its file stands for them too."""
+        ...
+
+    def running(self, data: Splits, values: Mapping[Any, Plain]) -> Generator[tuple[int, int], None, Plain]:
+        """Do the work, yielding (done, total); returns its value as plain data. Every number is drawn by seed.
+
+        Args:
+            data: The study's data.
+            values: The values of the cells that it needs, by cell.
+        """
         ...
 
 

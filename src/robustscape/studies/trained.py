@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from robustscape.objectives.at import AT
 from robustscape.objectives.natural import Natural
 from robustscape.runtime import TRUTH
 from robustscape.streams import Streams
+from robustscape.studies.study import Cell
 from robustscape.training.loop import Epoch, fit, start
 from robustscape.training.settings import Training
 from robustscape.types import Attack, BadInput, Images, Plain, Splits
@@ -72,11 +73,20 @@ class Trained:
         pgd = PGD(threat=threat, steps=steps, step_size=0.01 if self.norm == "linf" else None, relative_step=0.15)
         return None if not self.eps else Noise(threat=threat) if self.adversary == "noise" else pgd
 
-    def running(self, data: Splits) -> Generator[tuple[int, int], None, Plain]:
+    @property
+    def needs(self) -> tuple[Cell, ...]:
+        """It needs no other cell."""
+        return ()
+
+    def running(self, data: Splits, values: Mapping[Any, Plain]) -> Generator[tuple[int, int], None, Plain]:
         """Train, stop early and judge, yielding (done, total) in epochs, the judgement counting as one.
 
         Early stopping is the paper's: of all epochs the one of highest accuracy on the test images under what the
         model is trained on, the latest where several are equal. Under PGD the exact adversary stands in for it there.
+
+        Args:
+            data: The images.
+            values: Of no other cell.
 
         Returns:
             Accuracies as fractions by split, under the paper's adversary ("found"), under the exact one ("exact") and
