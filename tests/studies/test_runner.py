@@ -72,7 +72,7 @@ class Squares:
         return Splits(train=images, validation=images, test=images)
 
     def show(self, part, values):
-        rows = tuple((str(cell.number), Quantity(value=value["square"])) for cell, value in values.items())
+        rows = tuple((cell.name, Quantity(value=value["square"])) for cell, value in values.items())
         return Shown(title=part, table=Table(columns=(Column(name="n"), Column(name="square")), rows=rows))
 
 
