@@ -2,11 +2,12 @@
 
     python benchmarks/equal.py [SEED ...]
 
-2,000 CIFAR-10 (JPEG) images, 100 steps of 128, PGD-10 at linf 8/255, SGD with a cyclic learning rate. Ours: the
-machine's fastest arithmetic on the fast view, attack in eval mode. The peer: a rendering of the loop of Rice 2020 in
-float32, attack in train mode. The same initial weights, batches and rates. Robust accuracy is by PGD-20 in float32 on
-1,000 test images, for both by the same code. A network that benchmarks/results/equal.json holds already is not trained
-again. Exits with 1 where ours is below the peer's by more than the seeds of one side differ.
+2,000 CIFAR-10 (JPEG) images, 100 steps of 128, PGD-10 at linf 8/255, SGD with a cyclic learning rate. The peer: a
+rendering of the loop of Rice 2020 in float32, its attack in train mode, moving BatchNorm's running statistics. Ours:
+the machine's fastest arithmetic, once as it is by default (attack in eval mode), once with the peer's attack: only this
+one differs from the peer in arithmetic alone. The same initial weights, batches and rates. Robust accuracy is by PGD-20
+in float32 on 1,000 test images, for all by the same code. A network that benchmarks/results/equal.json holds already is
+not trained again. Exits with 1 where either of ours is below the peer's by more than the seeds of one side differ.
 """
 
 from __future__ import annotations
@@ -39,15 +40,17 @@ from robustscape.types import Batch, Splits
 
 OUT = Path(__file__).parent / "results" / "equal.json"
 STEPS, BATCH, IMAGES, JUDGED = 100, 128, 2000, 1000
-SIDES = ("robustscape", "naive loop")
+OURS, SAME, PEER = "robustscape", "robustscape, attack in train mode", "naive loop"
 
 
-def small(seed: int) -> Run:
+def small(side: str, seed: int) -> Run:
     """Return what is trained."""
     run = cifar10_jpeg_at_small()
     assert isinstance(run.data, Folder)
     data = replace(run.data, per_class=IMAGES // 10)
     settings = replace(run.training, lr=Cyclic(), batch_size=BATCH)
+    if side == SAME:
+        settings = replace(settings, attack_mode="train", attack_statistics="counted")
     return replace(run, data=data, training=settings, seed=seed)
 
 
@@ -63,13 +66,13 @@ def trained(side: str, run: Run, splits: Splits) -> tuple[nn.Module, float]:
     model = run.model.build(image=(3, 32, 32), classes=10, seed=run.seed)
     runtime, settings, objective = Runtime(), run.training, run.objective
     assert isinstance(objective, AT) and isinstance(objective.attack, PGD)
-    model = place(model, runtime) if side == "robustscape" else model
+    model = place(model, runtime) if side != PEER else model
     optimizer = settings.optimizer.build(model)
     how = method(model, objective, None, settings, runtime)
     generator = torch.Generator().manual_seed(run.seed)
     start = time.perf_counter()
     for done, batch in enumerate(islice(endless(splits, run.seed), STEPS)):
-        if side == "robustscape":
+        if side != PEER:
             step(how, optimizer, batch, done, STEPS, run.seed)
             continue
         optimizer.param_groups[0]["lr"] = settings.optimizer.lr * settings.lr(done, STEPS)
@@ -79,7 +82,7 @@ def trained(side: str, run: Run, splits: Splits) -> tuple[nn.Module, float]:
 
 def measured(side: str, seed: int) -> dict[str, Any]:
     """Return the line of one training."""
-    run = small(seed)
+    run = small(side, seed)
     splits = run.data.load(seed=0)
     model, seconds = trained(side, run, splits)
     test = splits.test.take(slice(0, JUDGED))
@@ -94,20 +97,22 @@ def main(*seeds: int) -> int:
     lines: list[dict[str, Any]] = read_json(OUT)["trainings"] if OUT.exists() else []
     with threads(Runtime()):
         for seed in seeds or (0, 1, 2):
-            for side in SIDES:
+            for side in (OURS, SAME, PEER):
                 if any(line["side"] == side and line["seed"] == seed for line in lines):
                     continue
                 lines.append(measured(side, seed))
                 print(lines[-1], flush=True)
                 write_json(OUT, {"trainings": lines})
-    accuracies = {side: [line["robust accuracy"] for line in lines if line["side"] == side] for side in SIDES}
+    accuracies = {
+        side: [line["robust accuracy"] for line in lines if line["side"] == side] for side in (OURS, SAME, PEER)
+    }
     means = {side: statistics.mean(values) for side, values in accuracies.items()}
     spread = max(max(values) - min(values) for values in accuracies.values())
-    between = means[SIDES[0]] - means[SIDES[1]]
-    summary = {"mean robust accuracy": means, "difference": between, "largest range over seeds": spread}
+    beyond = {side: means[side] - means[PEER] for side in (OURS, SAME)}
+    summary = {"mean robust accuracy": means, "minus the naive loop": beyond, "largest range over seeds": spread}
     print(summary)
     write_json(OUT, {"trainings": lines, **summary})
-    return int(-between > spread)
+    return int(min(beyond.values()) < -spread)
 
 
 if __name__ == "__main__":
