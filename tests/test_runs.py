@@ -6,7 +6,7 @@ import pytest
 
 from robustscape.config import from_plain, to_plain
 from robustscape.results import read_json, read_run, save, write_json
-from robustscape.runs import checkpoints, grouped, labels, logs, read_runs
+from robustscape.runs import checkpoints, grouped, labels, logs, read_folders, read_runs
 from robustscape.runtime import Runtime
 from robustscape.types import BadInput
 
@@ -72,6 +72,31 @@ def test_contract_a_directory_stands_for_the_runs_below_it(tmp_path, fake):
     for name in ("b", "a"):
         bare(fake, tmp_path / "all" / name, name=name)
     assert [f.name for f in read_runs([tmp_path / "all"])] == ["a", "b"]
+
+
+def test_contract_a_studys_folder_is_read_in_its_order_alone_and_beside_runs(tmp_path, fake):
+    study = fake.study(tmp_path / "all" / "study")
+    (found,) = read_folders([study]).studies
+    assert (found.path, found.name, found.scale) == (study, "made_up", "small")
+    assert [part.part for part in found.parts] == ["table", "figure", "checks"]
+    assert found.parts[1].shown.panels[0] == fake.panels()[0]
+    run = bare(fake, tmp_path / "all" / "run", name="at")
+    both = read_folders([tmp_path / "all"])
+    assert ([f.path for f in both.runs], [f.path for f in both.studies]) == ([run], [study])
+    assert [f.path for f in read_runs([tmp_path / "all"])] == [run]
+
+
+def test_contract_what_holds_no_part_of_a_study_is_refused(tmp_path, fake):
+    study = fake.study(tmp_path / "study")
+    with pytest.raises(BadInput, match="holds a study alone"):
+        read_runs([study])
+    with pytest.raises(BadInput, match="given twice"):
+        read_folders([study, study])
+    with pytest.raises(BadInput, match="nor a study's folder"):
+        read_folders([study / "cells"])
+    (study / "table.json").write_text((study / "table.json").read_text()[:300])
+    with pytest.raises(BadInput, match="cut short"):
+        read_folders([study])
 
 
 def test_contract_a_model_from_elsewhere_needs_no_run(tmp_path, fake):

@@ -1,4 +1,4 @@
-"""Run directories, read back: what figures, tables and the report are made from, grouped by seed."""
+"""Run directories and studies' folders, read back: what figures, tables and the report are made from."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ _KINDS: dict[str, type] = {
     "flatness": FlatnessResult,
     "histograms": WeightResult,
 }
+_PART = b'"report.study:StudyResult"'  # near the beginning of the file of a study's part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +55,39 @@ class RunFolder:
     results: dict[str, Any]
 
 
-def read_runs(paths: Sequence[Path]) -> tuple[RunFolder, ...]:
-    """Read run directories, or directories of them, and group those equal but for the seed.
+@dataclass(frozen=True, kw_only=True)
+class StudyFolder:
+    """What a study's folder holds of one study at one scale.
 
-    Groups are numbered in the order in which they first appear; the order of runs is that of ``paths``.
+    Attributes:
+        path: The folder.
+        name: Name of the study, for example "yamada".
+        scale: How much was done, "paper" for what the paper did.
+        parts: A ``report.study.StudyResult`` for each part that is there, in the study's order.
+    """
+
+    path: Path
+    name: str
+    scale: str
+    parts: tuple[Any, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folders:
+    """What was read together: runs, grouped by seed, and studies."""
+
+    runs: tuple[RunFolder, ...]
+    studies: tuple[StudyFolder, ...]
+
+
+def read_folders(paths: Sequence[Path]) -> Folders:
+    """Read run directories and studies' folders, or directories of them, and group runs equal but for the seed.
+
+    Groups are numbered in the order in which they first appear; the order of runs, and of studies, is that of
+    ``paths``.
 
     Raises:
-        BadInput: nothing given, a directory given twice or without any run, or a damaged file.
+        BadInput: nothing given, a directory given twice or with neither in it, or a damaged file.
     """
     folders = [folder for path in paths for folder in _folders_in(path)]
     if not folders:
@@ -68,6 +95,26 @@ def read_runs(paths: Sequence[Path]) -> tuple[RunFolder, ...]:
     for folder in folders:
         if sum(folder.resolve() == other.resolve() for other in folders) > 1:
             raise BadInput(f"{folder} is given twice")
+    return Folders(
+        runs=_runs([folder for folder in folders if _is_run(folder)]),
+        studies=tuple(study for folder in folders for study in _studies(folder)),
+    )
+
+
+def read_runs(paths: Sequence[Path]) -> tuple[RunFolder, ...]:
+    """Read run directories as ``read_folders`` does, leaving studies out.
+
+    Raises:
+        BadInput: as there, or no run among them.
+    """
+    found = read_folders(paths).runs
+    if not found:
+        raise BadInput(f"no run directory was given: {paths[0]} holds a study alone")
+    return found
+
+
+def _runs(folders: Sequence[Path]) -> tuple[RunFolder, ...]:
+    """Return the runs of some directories, with their groups."""
     heads = [_head(folder) for folder in folders]
     keys = [_key(folder, head) for folder, head in zip(folders, heads, strict=True)]
     order = list(dict.fromkeys(keys))
@@ -138,17 +185,42 @@ def _is_run(path: Path) -> bool:
     return (path / "run.json").is_file() or (path / "results").is_dir()
 
 
+def _part_files(folder: Path) -> list[Path]:
+    """The files of a study's parts that lie in a folder, in the order of their names."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        with path.open("rb") as file:
+            if _PART in file.read(200):
+                found.append(path)
+    return found
+
+
 def _folders_in(path: Path) -> list[Path]:
-    """The run directory itself, or those below it in the order of their names."""
-    if _is_run(path):
+    """The directory itself, of a run or of a study, or those below it in the order of their names."""
+    if _is_run(path) or _part_files(path):
         return [path]
     if not path.is_dir():
         raise BadInput(f"there is no directory {path}")
-    below = sorted({file.parent for pattern in ("run.json", "results") for file in path.rglob(pattern)})
-    found = [folder for folder in below if _is_run(folder)]
+    below = sorted({file.parent for pattern in ("*.json", "results") for file in path.rglob(pattern)})
+    found = [folder for folder in below if _is_run(folder) or _part_files(folder)]
     if not found:
-        raise BadInput(f"{path} is not a run directory: it has neither run.json nor results/, nor do those below it")
+        raise BadInput(
+            f"{path} is not a run directory, nor a study's folder: it has neither run.json nor results/ nor a study's "
+            "tables, nor do those below it"
+        )
     return found
+
+
+def _studies(folder: Path) -> list[StudyFolder]:
+    """What a folder holds of each study and scale, its parts in their order."""
+    parts = sorted(map(load, _part_files(folder)), key=lambda part: part.place)
+    kinds = dict.fromkeys((part.study, part.scale) for part in parts)
+    return [
+        StudyFolder(
+            path=folder, name=kind[0], scale=kind[1], parts=tuple(p for p in parts if (p.study, p.scale) == kind)
+        )
+        for kind in kinds
+    ]
 
 
 def _head(folder: Path) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robustscape.attacks.losses import CrossEntropy, Margin
+from robustscape.attacks.fgsm import FGSM
+from robustscape.attacks.losses import KL, CrossEntropy, Margin
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
 from robustscape.models.linear import Linear
@@ -41,6 +44,62 @@ def test_closed_form_soft_targets():
 def test_closed_form_the_margin_is_the_largest_wrong_logit_minus_the_right_one():
     logits, y = torch.tensor([[1.0, 3.0, 2.5], [4.0, 0.0, -1.0]]), torch.tensor([1, 1])
     assert Margin()(nn.Identity(), logits, y).tolist() == [-0.5, 4.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_closed_form_divergence_and_its_gradient_at_any_lead(dtype):
+    """Of outputs that are surer, and less sure, than the clean ones."""
+    clean, _ = _logits([0.0, 3.0, 17.0, 40.0, 60.0])
+    moved = clean.clone()
+    moved[:, 1] += torch.tensor([0.5, -1.0, 1.0, -2.0, 3.0])
+    moved[:, 2] += 0.25
+    p, q = (logits.double().softmax(dim=1) for logits in (clean, moved))
+    for probabilities in (p, q):
+        probabilities[:, 1] = -torch.expm1(torch.log(probabilities[:, [0, 2, 3]].sum(dim=1)))
+    loss, logits = KL(), moved.to(dtype).requires_grad_()
+    target = loss.target(nn.Identity(), clean.to(dtype), torch.zeros(5, dtype=torch.int64))
+    value = loss(nn.Identity(), logits, target)
+    (slope,) = torch.autograd.grad(value.sum(), logits)
+    wanted = q - p
+    wanted[:, 1] = -wanted[:, [0, 2, 3]].sum(dim=1)  # near 1 the difference would be rounded away
+    torch.testing.assert_close(slope.double(), wanted, rtol=1e-4, atol=0.0)
+    torch.testing.assert_close(value.double()[:2], (p * (p / q).log()).sum(dim=1)[:2], rtol=1e-4, atol=0.0)
+
+
+def test_closed_form_the_divergence_is_0_at_the_clean_input():
+    logits, y = _logits([-3.0, 0.0, 30.0])
+    loss = KL()
+    x = logits.requires_grad_()
+    value = loss(nn.Identity(), x, loss.target(nn.Identity(), x, y))
+    (slope,) = torch.autograd.grad(value.sum(), x)
+    assert float(value.detach().abs().max()) == 0 and float(slope.abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("attack", [PGD(steps=5, start="gaussian"), FGSM(random_start=True)], ids=["pgd", "fgsm"])
+def test_contract_attacks_give_the_divergence_the_clean_outputs_once(attack):
+    seen: list[torch.Tensor] = []
+
+    class Spy(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(x.detach())
+            return x.flatten(1) @ torch.linspace(-1, 1, 12, device=x.device).view(4, 3)
+
+    x, y = torch.rand(5, 1, 2, 2, generator=torch.Generator().manual_seed(1)), torch.arange(5) % 3
+    x_adv = replace(attack, threat=ThreatModel(eps=0.1), loss=KL())(Spy(), x, y)
+    steps = attack.steps if isinstance(attack, PGD) else 1
+    assert len(seen) == steps + 1 and torch.equal(seen[0], x)
+    before, after = (Spy()(inputs).softmax(dim=1) for inputs in (x, x_adv))
+    assert float((before * (before / after).log()).sum(dim=1).min()) > 1e-4
+
+
+def test_contract_under_the_divergence_misclassified_means_by_the_labels():
+    """The third image is misclassified from the start: its search ends there, whatever the divergence."""
+    x = torch.tensor([[[[0.2, 0.8]]], [[[0.8, 0.2]]], [[[0.45, 0.55]]]])
+    y = torch.tensor([1, 0, 0])
+    attack = PGD(threat=ThreatModel(eps=0.1), steps=8, start="gaussian", result="misclassified", loss=KL())
+    x_adv = attack(nn.Flatten(), x, y)
+    assert float((x_adv - x)[2].abs().max()) < 0.01
+    assert float((x_adv - x)[:2].abs().amax(dim=(1, 2, 3)).min()) > 0.09
 
 
 def test_contract_confidence_hides_no_network_from_pgd():

@@ -59,6 +59,19 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("component", values)
 
 
+@pytest.fixture
+def sized(architecture):
+    """Makes the architecture narrow, where it has a width, and shallow, where it has a depth: ``sized(width=4)``."""
+
+    def make(*, width):
+        changes = {"width": width} if hasattr(architecture, "width") else {}
+        if hasattr(architecture, "depth"):
+            changes["depth"] = min(typing.get_args(hints(type(architecture))["depth"]), default=10)
+        return replace(architecture, **changes)
+
+    return make
+
+
 class Network(nn.Module):
     """A little of everything that leaves traces: BatchNorm in two places, dropout, a frozen bias."""
 

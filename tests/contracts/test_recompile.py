@@ -7,8 +7,6 @@ import torch
 from torch import nn
 
 from robustscape.attacks.pgd import PGD
-from robustscape.models.lenet import LeNet
-from robustscape.models.preact_resnet import PreActResNet
 from robustscape.runtime import Runtime, fast
 from robustscape.streams import Streams
 from robustscape.weights.space import gaussian, normalised, select, shifted
@@ -28,10 +26,9 @@ def graphs(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
-@pytest.mark.parametrize("family", [LeNet, PreActResNet])
 @pytest.mark.parametrize("width", [4, 8])
-def test_contract_moved_weights_compile_nothing_anew(family, width, graphs):
-    model = family(width=width).build(image=(1, 8, 8), classes=4, seed=0)
+def test_contract_moved_weights_compile_nothing_anew(sized, width, graphs):
+    model = sized(width=width).build(image=(1, 8, 8), classes=4, seed=0)
     x, y = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 4
     view = fast(model, Runtime(device="cpu", precision="float32", compile="yes"))
     attack, found = PGD(steps=2), []

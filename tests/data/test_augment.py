@@ -1,10 +1,15 @@
-"""Augmentation against a loop over examples that pads, flips and cuts with slices."""
+"""Crops and flips against a loop over examples that pads, flips and cuts with slices; chains; how both are chosen."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from robustscape.data.augment import CropFlip
+from robustscape.cli.arguments import parse
+from robustscape.config import from_plain, to_plain
+from robustscape.data.augment import Chain, CropFlip
+from robustscape.data.erase import Cutout
+from robustscape.data.warp import Rotate
+from robustscape.recipes.digits import digits_at
 from robustscape.streams import Streams, numbered
 from robustscape.types import BadInput
 
@@ -70,3 +75,36 @@ def test_contract_impossible_settings_are_refused():
     x = torch.rand(2, 1, 4, 8)
     with pytest.raises(BadInput, match="must be below 4"):
         CropFlip(pad=4, mode="reflect")(x, numbered(x))
+
+
+def test_closed_form_a_chain_is_its_kinds_one_after_another():
+    x = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    rng = numbered(x, "augment")
+    crop, rotate, cutout = CropFlip(pad=2), Rotate(degrees=30), Cutout(size=3)
+    wanted = cutout(rotate(crop(x, rng.tag("first")), rng.tag("second")), rng.tag("fourth"))
+    assert torch.equal(Chain(first=crop, second=rotate, fourth=cutout)(x, rng), wanted)
+    nothing = Chain(first=None)
+    assert torch.equal(nothing(x, rng), x)
+
+
+def test_contract_the_same_kind_twice_in_a_chain_draws_twice():
+    x = torch.ones(50, 1, 9, 9)
+    twice = Chain(first=Cutout(size=3), second=Cutout(size=3))(x, numbered(x))
+    holes = (1 - twice).sum((1, 2, 3))
+    assert float(holes.min()) >= 9 and float(holes.max()) == 18
+
+
+def test_contract_on_the_command_line_every_kind_and_chains():
+    def run(*words):
+        return parse(digits_at(), words, program="train", description="").augment
+
+    assert run("--augment", "rotate", "--augment.degrees", "30", "--augment.mode", "bilinear") == Rotate(
+        degrees=30.0, mode="bilinear"
+    )
+    words = ["--augment", "chain", "--augment.first.mode", "reflect", "--augment.second", "cutout"]
+    words += ["--augment.second.size", "3", "--augment.second.fill", "0.5", "--augment.third", "rotate"]
+    chain = run(*words)
+    assert chain == Chain(first=CropFlip(mode="reflect"), second=Cutout(size=3, fill=(0.5,)), third=Rotate())
+    assert from_plain(to_plain(chain)) == chain
+    with pytest.raises(BadInput, match=r"did you mean cutout\?"):
+        run("--augment", "cut")

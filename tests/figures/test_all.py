@@ -27,6 +27,18 @@ def test_end_to_end_the_same_results_give_the_same_bytes(tmp_path, fake):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+def test_end_to_end_a_studys_figures_lie_beside_its_tables(tmp_path, fake):
+    study = fake.study(tmp_path / "study")
+    (path,) = draw(study)
+    assert path == study / "figure.pdf" and path.read_bytes().startswith(b"%PDF")
+    (elsewhere,) = draw([study], tmp_path / "out", form="pdf")
+    assert elsewhere.name == "made_up-small-figure.pdf"
+    assert elsewhere.read_bytes() == path.read_bytes()
+    (study / "figure.json").unlink()
+    with pytest.raises(BadInput, match="nothing to draw"):
+        draw(study)
+
+
 def test_contract_nothing_to_draw_is_said(tmp_path, fake):
     run = fake.run(tmp_path / "bare", name="at", whole=False)
     with pytest.raises(BadInput, match="nothing to draw"):

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from robustscape.display import LIGHT
-from robustscape.figures import flatness, histograms, images, slices, training_curves
+from robustscape.figures import flatness, histograms, images, panels, slices, training_curves
 
 
 @pytest.fixture
@@ -79,3 +79,27 @@ def test_contract_images_are_in_rows_with_predictions(ax, fake, channels):
 def test_contract_a_group_keeps_its_colour_when_others_have_nothing(ax, fake):
     slices.draw(ax, {"none": [], "AT": [fake.slices(0.1, 1.0)]}, quantity="loss")
     assert {line.get_color() for line in ax.lines} == {LIGHT[1]}
+
+
+def test_contract_panels_show_every_line_and_each_name_once(fake):
+    found = fake.panels()
+    made = panels.draw(found)
+    left, right = made.axes
+    assert [line.get_linestyle() for line in left.lines] == ["-", "--", *["-"] * 7, ":"]
+    assert [line.get_color() for line in left.lines] == [LIGHT[0], *LIGHT, LIGHT[0]]
+    np.testing.assert_array_equal(left.lines[3].get_ydata(), found[0].lines[3].y)
+    (line,) = right.lines
+    assert (line.get_linestyle(), line.get_marker()) == ("--", ".")
+    assert np.isnan(line.get_ydata()[1])
+    assert (right.get_title(), right.get_xlabel(), right.get_ylabel()) == ("L2 <b>", "ε <b>", "eigenvalue")
+    (legend,) = made.legends
+    assert [text.get_text() for text in legend.get_texts()] == [f"ε = {k / 10:g}" for k in range(9)] + ["exact"]
+    assert "Dashed" in made.get_supxlabel()
+    assert made.canvas.get_width_height()[0] == 550
+
+
+def test_contract_four_panels_are_three_in_a_row_and_dashed_is_explained_where_it_needs_to_be(fake):
+    _, few = fake.panels()
+    made = panels.draw([few] * 4)
+    assert [ax.get_visible() for ax in made.axes] == [True] * 4 + [False] * 2
+    assert made.get_supxlabel() == ""

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
+from robustscape.display import Line, Panel
 from robustscape.evaluation.result import AdversarialImages, Evaluation, Number
 from robustscape.landscape.flatness import Estimate, FlatnessResult
 from robustscape.landscape.histograms import WeightResult
 from robustscape.landscape.slices import SliceResult
+from robustscape.report.quantities import Quantity
+from robustscape.report.study import Shown, StudyResult
+from robustscape.report.tables import Column, Table
 from robustscape.results import save, write_json
 from robustscape.training.log import EpochLog, Tracked, TrainingLog, write_log
 from robustscape.types import Provenance
@@ -214,3 +218,42 @@ def tree(folder: Path) -> list[Path]:
         *(run(folder / f"awp-{s}", name="at_awp", seed=s, clean=0.018, robust=0.081 + 0.003 * s, gap=0.024,
               rise=0.19 + 0.01 * s, weights=AWP) for s in range(3)),
     ]  # fmt: skip
+
+
+def panels() -> tuple[Panel, ...]:
+    """Two panels: nine names, one more than the palette has colours, the first of them solid and dashed."""
+    x = tuple(np.linspace(-1, 1, 21).tolist())
+    lines = tuple(
+        Line(name=f"ε = {k / 10:g}", x=x, y=tuple((k + 1) * at**2 for at in x), group=k, dashed=dashed)
+        for k in range(9)
+        for dashed in ((False, True) if k == 0 else (False,))
+    )
+    hole = Line(name="exact", x=(0.0, 0.5, 1.0), y=(1.0, float("nan"), 3.0), dashed=True, group=1)
+    few = Panel(title="L2 <b>", x="ε <b>", y="eigenvalue", lines=(hole,))
+    return (Panel(title="PGD", x="position", y="loss, nats", lines=lines), few)
+
+
+def part(name: str, place: int, *, title: str | None = None, drawn: bool = False, words: int = 1) -> StudyResult:
+    """Make one part of a study: a table of numbers and of words, perhaps with panels."""
+    columns = (Column(name="Claim"), Column(name="Ours", unit="%"), Column(name="Worst"), Column(name="Tested on"))
+    rows = (
+        ("0.1 " + "as printed " * words, Quantity(value=99.5), "1.2e-05", "random problems " * words),
+        ("0.2", None, "-3", "trained weights"),
+    )
+    table = Table(columns=columns, rows=rows)
+    shown = Shown(
+        title=title or f"Somebody 2021, {name}",
+        table=table,
+        notes=(f"A note on {name}.",),
+        panels=panels() if drawn else (),
+    )
+    return StudyResult(study="made_up", part=name, scale="small", shown=shown, provenance=PROVENANCE, place=place)
+
+
+def study(folder: Path) -> Path:
+    """Write a study's folder of three parts, in another order than that of their names, with a finished cell."""
+    save(part("table", 0), folder / "table.json")
+    save(part("figure", 1, drawn=True), folder / "figure.json")
+    save(part("checks", 2, words=8), folder / "checks.json")
+    write_json(folder / "cells" / "one-0123.json", {"schema": 2, "value": {"found": 1}})
+    return folder

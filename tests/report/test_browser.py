@@ -83,6 +83,30 @@ def test_end_to_end_a_method_can_be_hidden_in_all_charts_and_a_layer_chosen(tab,
     assert tab.errors() == []
 
 
+@pytest.fixture(scope="module")
+def both(fake, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("both")
+    return write_report([fake.run(folder / "at", name="at"), fake.study(folder / "study")], folder / "report.html")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_end_to_end_studies_are_drawn_and_fit_and_their_lines_hide_on_their_own(tab, both, width):
+    tab.events.clear()
+    tab.look(width=width)
+    tab.open(both)
+    assert tab.run("document.documentElement.dataset.drawn") == "8"
+    assert tab.run("document.documentElement.scrollWidth <= innerWidth")
+    shown = "['slices-loss', 'study-1-part-2-chart-1'].map(id => document.getElementById(id))"
+    count = f"{shown}.map(chart => chart.querySelectorAll('path.js-line').length)"
+    runs, study = tab.run(count)
+    assert study == 10
+    click = "document.querySelector('.legend.part button').click(); new Promise(done => setTimeout(done, 500))"
+    tab.run(click)
+    assert tab.run(count) == [runs, study - 2]
+    assert tab.errors() == []
+    assert tab.requests() == [both.resolve().as_uri()]
+
+
 def test_end_to_end_a_page_with_little_in_it_has_no_errors(tab, fake, tmp_path):
     tab.events.clear()
     tab.look(width=390)

@@ -42,6 +42,23 @@ def test_contract_scatter_has_a_point_a_run_with_its_intervals(fake):
     assert (last["marker"]["symbol"], best["marker"]["symbol"]) == ("square", "square-open")
 
 
+def test_contract_panels_have_a_trace_a_line_and_a_group_a_name(fake):
+    first, second = charts.panels(fake.panels(), of="study-1-part-2")
+    assert [trace["line"]["dash"] for trace in first["data"]] == ["solid", "dash", *["solid"] * 7, "dot"]
+    assert [trace["meta"]["group"] for trace in first["data"]] == [0, 0, *range(1, 9)]
+    assert {trace["meta"]["of"] for trace in first["data"] + second["data"]} == {"study-1-part-2"}
+    (line,) = second["data"]
+    assert (line["x"], line["y"]) == ([0, 0.5, 1], [1, None, 3])
+    assert (line["line"], line["meta"]["group"]) == ({"color": "--series-1", "width": 2, "dash": "dash"}, 9)
+    assert second["layout"]["xaxis"]["title"]["text"] == "ε &lt;b&gt;"
+
+
+def test_contract_a_name_is_shown_by_its_solid_line(fake):
+    named = charts.names(fake.panels())
+    assert list(named)[:2] == ["ε = 0", "ε = 0.1"] and list(named)[-1] == "exact"
+    assert [line.dashed for line in named.values()] == [False] * 9 + [True]
+
+
 def test_contract_histograms_are_densities_a_trace_a_layer(fake):
     result = fake.histograms(0.3)
     other = replace(result, layers=("conv1.weight", "b", "c", "d"))

@@ -8,7 +8,7 @@ import pytest
 
 from robustscape.report.page import page, write_report
 from robustscape.results import read_json, save, write_json
-from robustscape.runs import read_runs
+from robustscape.runs import read_folders, read_runs
 
 VOID = {"meta", "link", "img", "path", "br"}
 NASTY = "</script><img src=x onerror=alert(1)>&\"'"
@@ -112,6 +112,60 @@ def test_contract_what_is_missing_is_named_with_its_command(fake, tmp_path):
     assert json.loads(found.scripts[0]) == {}
     (run / "results" / "evaluation-last-test.json").unlink()
     assert f"robustscape evaluate '{run}'" in " ".join(Page(page(read_runs([run]))).words)
+
+
+@pytest.fixture(scope="module")
+def of_studies(fake, tmp_path_factory):
+    found = read_folders([fake.study(tmp_path_factory.mktemp("studies") / "made-up")])
+    return Page(page(found.runs, found.studies))
+
+
+def test_contract_studies_alone_show_their_parts_in_order_and_nothing_of_runs(of_studies):
+    words = " ".join(of_studies.words)
+    assert "made_up (scale small, 3 parts)" in words
+    places = [words.index(f"A note on {name}.") for name in ("table", "figure", "checks")]
+    assert places == sorted(places)
+    assert not {"training", "landscape", "flatness", "images", "weights", "runs", "care"} & set(of_studies.ids)
+    assert list(json.loads(of_studies.scripts[0])) == ["study-1-part-2-chart-1", "study-1-part-2-chart-2"]
+    for term in ("Paper, difference", "Exact adversary", "Check", "Threat model"):
+        assert term in words
+    assert "Flatness" not in words
+
+
+def test_contract_a_page_of_studies_is_well_formed_and_labelled(of_studies):
+    tags = [tag for tag, _ in of_studies.tags]
+    levels = [int(tag[1]) for tag in tags if re.fullmatch("h[1-6]", tag)]
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert len(of_studies.ids) == len(set(of_studies.ids)) and tags.count("main") == tags.count("h1") == 1
+    references = {attrs["href"][1:] for tag, attrs in of_studies.tags if tag == "a"}
+    assert references <= set(of_studies.ids) and len(references) == 4
+    assert tags.count("details") == tags.count("table") == 3
+    buttons = [attrs["data-group"] for tag, attrs in of_studies.tags if tag == "button"]
+    assert buttons == [str(group) for group in range(10)]
+
+
+def test_contract_numbers_stand_at_the_right_and_tables_of_long_words_stack(of_studies):
+    kinds = [attrs.get("class", "") for tag, attrs in of_studies.tags if tag == "td"]
+    assert kinds[:3] == ["", "", "words"] and "words long" in kinds
+    assert [attrs["class"] for tag, attrs in of_studies.tags if tag == "table"] == ["wide", "wide", "wide stacked"]
+    assert {attrs.get("data-name") for tag, attrs in of_studies.tags if tag == "td"} == {
+        None, "Ours, %", "Worst", "Tested on"
+    }  # fmt: skip
+
+
+def test_contract_runs_and_studies_stand_on_one_page(fake, tmp_path):
+    run, study = fake.run(tmp_path / "at", name="at"), fake.study(tmp_path / "study")
+    save(fake.part("bad", 3, title=NASTY), study / "bad.json")
+    found = read_folders([run, study])
+    text = page(found.runs, found.studies)
+    parsed = Page(text)
+    assert "<img src=x" not in text
+    assert len(parsed.ids) == len(set(parsed.ids))
+    words = " ".join(parsed.words)
+    assert words.index("Robust error, last") < words.index("A note on table.") < words.index("What each number means")
+    assert {trace["meta"].get("of") for chart in json.loads(parsed.scripts[0]).values() for trace in chart["data"]} == {
+        None, "study-1-part-2"
+    }  # fmt: skip
 
 
 def test_contract_the_file_is_written_whole_and_the_same_twice(fake, tmp_path):

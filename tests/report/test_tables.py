@@ -5,7 +5,7 @@ import pytest
 
 from robustscape.report import tables
 from robustscape.report.quantities import Quantity
-from robustscape.report.tables import Column, Table, to_csv, to_latex, to_text, to_words
+from robustscape.report.tables import Column, Table, is_words, to_csv, to_latex, to_text, to_words
 from robustscape.results import save
 from robustscape.runs import read_runs
 
@@ -80,6 +80,25 @@ def test_contract_text_is_whole_at_any_width(folders):
         for word in ("natural", "at_awp", "Seeds", "3 (0, 1, 2)", "99.8", "[99.3,"):
             assert word in text
     assert max(map(len, text.splitlines())) <= 200
+
+
+def test_contract_long_words_wrap_and_wide_tables_are_broken_into_blocks(fake):
+    table = fake.part("checks", 0, words=12).shown.table
+    for width, pieces in ((80, 1), (30, 2)):
+        lines = to_text(table, width=width).splitlines()
+        assert max(map(len, lines)) <= width
+        assert sum(line.startswith("Claim") for line in lines) == pieces
+        words = " ".join(lines).split()
+        assert (words.count("printed"), words.count("problems")) == (12 * pieces, 12)
+        assert {"99.5", "1.2e-05", "-3", "–"} <= set(words)
+
+
+def test_closed_form_a_column_of_numbers_written_as_words_stands_at_the_right(fake):
+    table = fake.part("checks", 0).shown.table
+    assert [is_words(table, place) for place in range(4)] == [True, False, False, True]
+    first, second = to_text(table).splitlines()[2:]
+    assert first.index("1.2e-05") + len("1.2e-05") == second.index("-3") + len("-3")
+    assert first.index("random") == second.index("trained")
 
 
 def test_closed_form_csv():

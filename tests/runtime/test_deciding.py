@@ -13,7 +13,7 @@ from robustscape.attacks.pgd import PGD
 from robustscape.models.preact_resnet import PreActResNet
 from robustscape.runtime import Runtime, deciding, remembering
 from robustscape.runtime import threads as runtime_threads
-from robustscape.runtime.deciding import Decision, decide, decision_of, passes, side_by_side
+from robustscape.runtime.deciding import Decision, decide, decision_of, forwards, passes, side_by_side
 from robustscape.runtime.remembering import key_of, processor, read
 from robustscape.types import BadInput
 
@@ -179,6 +179,15 @@ def test_closed_form_passes_of_an_attack():
     assert passes(PGD(steps=7, restarts=3, result="best_loss"), _net(), X, y) == 24
 
 
+def test_closed_form_forwards_of_a_loss():
+    net = nn.Sequential(_net(), nn.BatchNorm1d(3)).train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    assert forwards(lambda model: (model(X), model(X), model(X)), net, 4) == 3
+    assert forwards(lambda model: model(torch.cat([X, X])), net, 4) == 2
+    assert forwards(lambda model: None, net, 4) == 0
+    assert net.training and all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
 # -- memory --------------------------------------------------------------------------------------------
 
 FOR_TWO = replace(CPU, memory_limit=2.5 * 3 * 36 * 4 / 2**30)  # a linear layer keeps its input and needs two more
@@ -226,6 +235,12 @@ def test_closed_form_ranks_share_a_batch(times, tmp_path, monkeypatch):
     decision = decide(FOR_TWO, _net(), X, work=10, cache=tmp_path / "d.json")
     assert (decision.batch, decision.micro_batch, decision.ranks) == (4, 2, 2)
     assert decision.applied(FOR_TWO).micro_batch == 0
+
+
+def test_closed_form_a_loss_of_two_forwards_takes_fewer_examples_at_once(times, tmp_path):
+    with pytest.warns(UserWarning, match="1 of 4 examples at once"):
+        asked = replace(FOR_TWO, precision="float32")
+        assert decide(asked, _net(), X, work=10, times=2, cache=tmp_path / "d.json").micro_batch == 1
 
 
 def test_contract_batch_normalisation_computes_again_by_memory(times, tmp_path):

@@ -41,6 +41,20 @@ def test_closed_form_bytes_of_blocks_that_are_computed_again(blocks):
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+def test_closed_form_bytes_of_several_forwards():
+    # What is kept is kept again by every forward; gradients, and a block that is computed again, are there once.
+    net = nn.Sequential(*[nn.Sequential(nn.Sigmoid(), nn.Sigmoid(), nn.Sigmoid()) for _ in range(2)])
+    assert bytes_per_example(net, X, forwards=3) == (3 * 6 + 2) * PIXELS
+    assert bytes_per_example(net, X, again=repeated(net), forwards=3) == (3 * 2 + 3 + 2) * PIXELS
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * 144, 10, bias=False))
+    assert training_fit(linear, TRUTH, X, 8, 8 * 3 * PIXELS) == (8, False)
+    assert training_fit(linear, TRUTH, X, 8, 8 * 3 * PIXELS, forwards=2) == (4, False)
+    with torch.no_grad():
+        each = bytes_per_example(_resnet().train(), X, forwards=2)
+    assert training_fit(_resnet(), TRUTH, X, 8, 8 * each, forwards=2) == (8, False)
+    assert training_fit(_resnet(), TRUTH, X, 8, 7.9 * each, forwards=2) == (8, True)
+
+
 def test_contract_predicting_leaves_no_trace():
     model = nn.Sequential(_resnet(), nn.Dropout()).train()
     before, drawn = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from robustscape.models.lenet import LeNet
 from robustscape.models.preact_resnet import PreActResNet
+from robustscape.models.stutz_resnet import ReparametrisedBatchNorm2d, StutzResNet
 from robustscape.runtime import Lowered, Runtime, fast
 from robustscape.runtime.rewriting import rewritten
 
@@ -144,6 +145,10 @@ MODELS = {
     "lenet": lambda: LeNet(width=2).build(image=(3, 10, 9), classes=4, seed=0),
     "preact_resnet": lambda: PreActResNet(width=4).build(image=(3, 10, 9), classes=4, seed=0),
     "normalised": lambda: PreActResNet(width=4, mean=(0.4,), std=(0.2,)).build(image=(3, 10, 9), classes=4, seed=0),
+    "stutz_resnet": lambda: StutzResNet(width=4, per_image=True).build(image=(3, 10, 9), classes=4, seed=0),
+    "reparametrised": lambda: nn.Sequential(
+        ReparametrisedBatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 5, 3), nn.Flatten(), nn.Linear(5 * 8 * 7, 4)
+    ),
     "branches": _Branches,
     "decides": _Decides,
     "straight": _Straight,
@@ -192,6 +197,13 @@ def test_closed_form_every_second_normalisation_of_a_preactivation_network_is_fo
     assert len(refreshes) == 8
     left = [module for module in view.modules() if isinstance(module, nn.BatchNorm2d)]
     assert len(left) == 8 + 1 and all(module.forward.relu for module in left)  # the first of a block, and the last
+
+
+def test_closed_form_every_normalisation_of_a_postactivation_network_is_folded():
+    model = MODELS["stutz_resnet"]()
+    view, refreshes = rewritten(model.requires_grad_(False), MODELS["stutz_resnet"](), fused=True)
+    assert len(refreshes) == 1 + 2 * 8 + 3
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in view.modules())
 
 
 def test_contract_a_model_that_flattens_by_view_is_searched_and_left_as_it_is():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor, nn
 
 from robustscape.attacks._common import Health, check, fraction, gradient
-from robustscape.attacks.losses import CrossEntropy
+from robustscape.attacks.losses import CrossEntropy, aimed
 from robustscape.attacks.threat import ThreatModel
 from robustscape.modes import evaluating
 from robustscape.streams import Streams, numbered
@@ -63,7 +63,7 @@ class FGSM:
         rng = rng or numbered(x, "fgsm")
         with evaluating(model):
             x_0 = self.threat.sample(x, rng) if self.random_start else x
-            loss, _, slope = gradient(model, self.loss, x_0, y)
+            loss, _, slope = gradient(model, self.loss, x_0, aimed(self.loss, model, x, y))
         x_adv = x_0 + self.step * self.threat.eps * self.threat.steepest(slope)
         health = Health(x)
         health.watch(loss, slope)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustscape.attacks._common import Health, check, fraction, gradient, labels
-from robustscape.attacks.losses import CrossEntropy
+from robustscape.attacks.losses import CrossEntropy, aimed
 from robustscape.attacks.threat import ThreatModel
 from robustscape.modes import evaluating
 from robustscape.streams import Streams, numbered
@@ -37,7 +37,8 @@ class PGD:
         result: Which input is returned. "last": the last iterate; over restarts the one of largest loss.
             "best_loss": the iterate of largest loss, the start included. "misclassified": the first misclassified
             iterate where one was met, else the one of largest loss; misclassified examples leave the batch.
-        loss: What is raised: (model, x_adv, target) to a loss per example.
+        loss: What is raised: (model, x_adv, target) to a loss per example; the target is y unless the loss makes
+            its own, see ``losses``.
 
     Deviations:
         Madry's code returns the last iterate, as here by default. Rice 2020 and Wu 2020 attack in train mode;
@@ -109,12 +110,14 @@ class PGD:
         kept, health = _Kept(x, self.result), Health(x)
         rows = torch.arange(len(x), device=x.device)
         with evaluating(model):
+            target = aimed(self.loss, model, x, y)
             for restart in range(self.restarts):
-                part = kept.open(_Part(rows=rows, x=x, y=y, x_adv=self._start(x, rng.tag(restart))))
+                x_0 = self._start(x, rng.tag(restart))
+                part = kept.open(_Part(rows=rows, x=x, y=y, target=target, x_adv=x_0))
                 for step in range(self.steps):
                     if not len(part.rows):
                         break
-                    loss, logits, slope = gradient(model, self.loss, part.x_adv, part.y)
+                    loss, logits, slope = gradient(model, self.loss, part.x_adv, part.target)
                     health.watch(loss, slope)
                     if self.result != "last":
                         kept.offer(part, loss, logits)
@@ -126,7 +129,7 @@ class PGD:
                     return health.passed(part.x_adv)
                 if not len(part.rows):
                     break
-                loss, logits, _ = gradient(model, self.loss, part.x_adv, part.y, backward=False)
+                loss, logits, _ = gradient(model, self.loss, part.x_adv, part.target, backward=False)
                 health.watch(loss, loss)
                 kept.offer(part, loss, logits)
         return health.passed(kept.x_adv)
@@ -142,6 +145,7 @@ class _Part:
     rows: Tensor
     x: Tensor
     y: Tensor
+    target: Tensor
     x_adv: Tensor
 
 
@@ -178,4 +182,4 @@ class _Kept:
         if len(left) and size == len(part.rows):
             return part
         left = left.repeat(-(-size // max(len(left), 1)))[:size]
-        return _Part(rows=part.rows[left], x=part.x[left], y=part.y[left], x_adv=part.x_adv[left])
+        return _Part(**{name: value[left] for name, value in vars(part).items()})

@@ -1,4 +1,4 @@
-"""Draw the figures of runs, ready for a paper: `robustscape figure RUN...`."""
+"""Draw the figures of runs and studies, ready for a paper: `robustscape figure RUN...`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ class Figure:
     """Options of ``figure``.
 
     Attributes:
-        out: Directory for one set of figures that compares all runs; by default each run's own figures/.
+        out: Directory for one set of figures that compares all runs; by default each run's own figures/, and a
+            study's own folder.
         form: Kind of file.
     """
 
@@ -26,10 +27,10 @@ class Figure:
 
 
 def main(arguments: list[str]) -> None:
-    """Draw every figure that the results of the runs give.
+    """Draw every figure that the results of the runs, and of studies by their folders, give.
 
     Raises:
-        BadInput: no run, or nothing to draw.
+        BadInput: neither run nor study, or nothing to draw.
     """
     words, rest = nouns(arguments)
     if not words and not wants_help(rest):
@@ -43,8 +44,10 @@ def main(arguments: list[str]) -> None:
 
 def _drawn(paths: list[Path], options: Figure) -> list[Path]:
     from robustscape.figures.all import draw
-    from robustscape.runs import read_runs
+    from robustscape.runs import read_folders
 
     if options.out is not None:
         return draw(paths, options.out, form=options.form)
-    return [file for run in read_runs(paths) for file in draw(run.path, form=options.form)]
+    found = read_folders(paths)
+    folders = dict.fromkeys(each.path for each in (*found.runs, *found.studies))
+    return [file for folder in folders for file in draw(folder, form=options.form)]

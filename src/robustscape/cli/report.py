@@ -1,4 +1,4 @@
-"""Compare runs on one page that opens offline: `robustscape report RUN...`."""
+"""Show runs and studies on one page that opens offline: `robustscape report RUN...`."""
 
 from __future__ import annotations
 
@@ -23,22 +23,31 @@ class Report:
 
 
 def main(arguments: list[str]) -> None:
-    """Write the report of any number of runs, grouped by seed, and print the table that it starts with.
+    """Write the report of any number of runs, grouped by seed, and of studies by their folders.
+
+    It prints the table of the runs that the page starts with, and a line for each part of a study.
 
     Raises:
-        BadInput: no run, or nothing to show.
+        BadInput: neither run nor study, or nothing to show.
     """
     words, rest = nouns(arguments)
     if not words and not wants_help(rest):
-        raise BadInput("report needs runs first: robustscape report RUN...")
+        raise BadInput("report needs runs or studies' folders first: robustscape report RUN...")
     first = (__doc__ or "").partition(":")[0]
-    description = f"{first}. Made from saved results alone; runs equal but for the seed are one group."
+    description = (
+        f"{first}. Made from saved results alone; runs equal but for the seed are one group. RUN is a run directory, a "
+        "study's folder (such as runs/studies/yamada-paper), or a directory of them."
+    )
     options = parse(Report(), rest, program="robustscape report RUN...", description=description)
     from robustscape.report.page import write_report
     from robustscape.report.tables import summary, to_text
-    from robustscape.runs import read_runs
+    from robustscape.runs import read_folders
 
     paths = [Path(word) for word in words]
     path = write_report(paths, options.out)
-    out(to_text(summary(read_runs(paths)), width=terminal_width()))
+    found = read_folders(paths)
+    if found.runs:
+        out(to_text(summary(found.runs), width=terminal_width()))
+    for study in found.studies:
+        out("".join(f"{study.name} ({study.scale}), {part.part}: {part.shown.title}\n" for part in study.parts))
     out(f"the report is {path.resolve()}")

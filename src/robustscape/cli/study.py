@@ -7,6 +7,8 @@ import inspect
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
+from textwrap import fill
 
 from robustscape.cli.arguments import parse
 from robustscape.cli.components import SPREAD
@@ -29,7 +31,7 @@ class Options:
     Attributes:
         study: What is reproduced, at which scale.
         only: Parts that are wanted, for example table1 table3; all where none is named.
-        out: Folder that tables and finished cells go to; by default runs/studies/NAME-SCALE.
+        out: Folder that tables, figures and finished cells go to; by default runs/studies/NAME-SCALE.
         processes: Processes of one thread each that share the work; 0 for one each core.
     """
 
@@ -46,7 +48,7 @@ class Options:
 
 
 def main(arguments: list[str]) -> None:
-    """Do what is missing of a study; print its tables and write them as text for programs and people.
+    """Do what is missing of a study; print its tables and write them, and its figures, for programs and people.
 
     Raises:
         BadInput: no such study or part, or a wrong option.
@@ -75,7 +77,8 @@ def main(arguments: list[str]) -> None:
         results = follow(work, name=study.name)
     for result in results:
         _shown(result, folder)
-    note(f"tables and finished cells are in {folder.resolve()}")
+    note(f"tables, figures and finished cells are in {folder.resolve()}")
+    note(f"as a page: robustscape report {quote(str(folder))}")
 
 
 def studies() -> dict[str, type[Study]]:
@@ -97,13 +100,20 @@ def _cores() -> int:
 
 
 def _shown(result: StudyResult, folder: Path) -> None:
-    """Print a part, and write it as Result, CSV and Markdown."""
+    """Print a part, and write it as Result, CSV and Markdown, its figure as PDF and PNG."""
     shown = result.shown
-    out(f"{shown.title}\n\n{to_text(shown.table, width=terminal_width())}")
-    out("".join(f"{text}\n" for text in shown.notes))
+    width = terminal_width()
+    out(f"{shown.title}\n\n{to_text(shown.table, width=width)}")
+    out("".join(f"{fill(text, width, break_long_words=False, break_on_hyphens=False)}\n" for text in shown.notes))
     save(result, folder / f"{result.part}.json")
     notes = "".join(f"\n- {text}" for text in shown.notes)
-    page = f"# {shown.title}\n\n{to_markdown(shown.table)}{notes}\n"
+    picture = ""
+    if shown.panels:
+        from robustscape.figures.panels import write
+
+        write(shown.panels, [folder / f"{result.part}.{ending}" for ending in ("pdf", "png")])
+        picture = f"\n![{'; '.join(panel.title for panel in shown.panels)}]({result.part}.png)\n"
+    page = f"# {shown.title}\n\n{to_markdown(shown.table)}{picture}{notes}\n"
     for ending, text in (("csv", to_csv(shown.table)), ("md", page)):
         with written(folder / f"{result.part}.{ending}", "w") as file:
             file.write(text)

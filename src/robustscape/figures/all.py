@@ -1,4 +1,4 @@
-"""Every figure that a run's results can give, as files."""
+"""Every figure that the results of runs and studies can give, as files."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from robustscape.display import threat_words
-from robustscape.figures import flatness, histograms, images, slices, training_curves
+from robustscape.figures import flatness, histograms, images, panels, slices, training_curves
 from robustscape.figures.style import caption, figure, legend, save, styled
-from robustscape.runs import RunFolder, checkpoints, grouped, logs, read_runs
+from robustscape.runs import RunFolder, StudyFolder, checkpoints, grouped, logs, read_folders
 from robustscape.types import BadInput
 
 Form: TypeAlias = Literal["pdf", "png", "svg"]
@@ -22,29 +22,41 @@ def draw(run: Path | Sequence[Path], out: Path | None = None, *, form: Form = "p
     Several runs are drawn into the same figures, grouped by seed. The same results give the same bytes.
 
     Args:
-        run: A run directory (or one of them), or several.
-        out: Directory for the files; by default ``figures`` in the run directory.
+        run: A run directory (or one of them), a study's folder, or several.
+        out: Directory for the files; by default ``figures`` in the run directory, or the study's folder itself.
         form: Kind of file.
 
     Returns:
         The files written: training-curves, and for each checkpoint slices, flatness, histograms and, for
-        each run, images.
+        each run, images; one for each part of a study that has a figure.
 
     Raises:
-        BadInput: no run there, nothing to draw, or several runs without ``out``.
+        BadInput: neither a run nor a study there, nothing to draw, or several runs without ``out``.
     """
     paths = [run] if isinstance(run, Path) else list(run)
-    folders = read_runs(paths)
+    found = read_folders(paths)
     if out is None and len(paths) > 1:
         raise BadInput("several runs in one figure need a directory to write to: --out")
-    out = paths[0] / "figures" if out is None else out
-    with styled():
-        made = [
-            path for part in (_curves, _slices, _flatness, _histograms, _images) for path in part(folders, out, form)
-        ]
+    made = _studies(found.studies, out, form)
+    if found.runs:
+        out = paths[0] / "figures" if out is None else out
+        with styled():
+            parts = (_curves, _slices, _flatness, _histograms, _images)
+            made += [path for part in parts for path in part(found.runs, out, form)]
     if not made:
-        raise BadInput(f"{paths[0]} holds nothing to draw yet: neither a training log nor results")
+        raise BadInput(f"{paths[0]} holds nothing to draw yet: neither a training log, nor results, nor panels")
     return made
+
+
+def _studies(studies: Sequence[StudyFolder], out: Path | None, form: Form) -> list[Path]:
+    paths = []
+    for study in studies:
+        for part in study.parts:
+            if part.shown.panels:
+                name = f"{part.part}.{form}" if out is None else f"{study.name}-{study.scale}-{part.part}.{form}"
+                paths.append((study.path if out is None else out) / name)
+                panels.write(part.shown.panels, paths[-1:])
+    return paths
 
 
 def _curves(folders: Sequence[RunFolder], out: Path, form: Form) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What every ``build`` begins with: a shape that can be meant, and seeded initial weights without a trace."""
+"""What every ``build`` begins with: settings and shapes that can be meant, and seeded weights without a trace."""
 
 from __future__ import annotations
 
@@ -6,9 +6,39 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
+from robustscape.models.activations import Activation, check_activation
+from robustscape.models.normalise import Channels, check_constants
 from robustscape.streams import Streams
 from robustscape.types import BadInput
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+"""Depth of a residual network of basic blocks to the number of blocks in each of its four stages."""
+
+
+def check_fields(
+    *, width: int, activation: Activation, mean: Channels | None, std: Channels | None, per_image: bool
+) -> None:
+    """Refuse what cannot be meant of the fields that networks share.
+
+    Raises:
+        BadInput: a width below 1, an unknown activation, or a normalisation that contradicts itself.
+    """
+    if width < 1:
+        raise BadInput(f"width must be at least 1, not {width}")
+    check_activation(activation)
+    check_constants(mean, std, per_image=per_image)
+
+
+def check_depth(depth: int) -> None:
+    """Refuse a depth that no residual network of basic blocks has.
+
+    Raises:
+        BadInput: a depth outside ``BLOCKS``.
+    """
+    if depth not in BLOCKS:
+        raise BadInput(f"depth must be one of {', '.join(map(str, BLOCKS))}, not {depth}")
 
 
 def check_shape(image: tuple[int, int, int], classes: int) -> None:
@@ -32,3 +62,15 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(Streams(seed, ("init",)).torch_seed())
         yield
+
+
+def drawn_by_fan_out(network: nn.Module) -> None:
+    """Draw every convolution's weights anew, of variance 2 / (outputs * kernel size), and set linear biases to 0.
+
+    He et al. 2015 (https://arxiv.org/abs/1502.01852), section 2.2, backward form. Biases of convolutions stay.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustscape.models._build import check_shape, seeded
-from robustscape.models.activations import Activation, activated_by, check_activation
-from robustscape.models.normalise import Channels, Normalise, check_constants, normalise
+from robustscape.models._build import check_fields, check_shape, seeded
+from robustscape.models.activations import Activation, activated_by
+from robustscape.models.normalise import Channels, normalise
 from robustscape.types import BadInput
 
 
@@ -23,8 +23,9 @@ class LeNet:
     Attributes:
         width: The paper's width factor w, at least 1.
         activation: Activation function of the three hidden layers.
-        mean: Subtracted from the pixels of each channel, in [0, 1]; None for no normalisation.
-        std: Pixels of each channel are divided by it, above 0; None for no normalisation.
+        mean: Subtracted from the pixels of each channel, in [0, 1]; None for no normalisation by constants.
+        std: Pixels of each channel are divided by it, above 0; None for no normalisation by constants.
+        per_image: Normalise every image by its own mean and standard deviation; not with mean and std.
 
     Deviations:
         Pooling comes before the activation, which is the same function for the paper's ReLU (and softplus)
@@ -35,13 +36,13 @@ class LeNet:
     activation: Activation = "relu"
     mean: Channels | None = None
     std: Channels | None = None
+    per_image: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        if self.width < 1:
-            raise BadInput(f"width must be at least 1, not {self.width}")
-        check_activation(self.activation)
-        check_constants(self.mean, self.std)
+        check_fields(
+            width=self.width, activation=self.activation, mean=self.mean, std=self.std, per_image=self.per_image
+        )
 
     def build(self, *, image: tuple[int, int, int], classes: int, seed: int) -> LeNetNetwork:
         """Make the network with torch's default initial weights, drawn from ``seed``.
@@ -59,7 +60,7 @@ class LeNet:
             raise BadInput(f"LeNet halves images twice, so they need at least 4x4 pixels, not {image[1]}x{image[2]}")
         with seeded(seed):
             return LeNetNetwork(
-                normalise=normalise(self.mean, self.std, image[0]),
+                normalise=normalise(self.mean, self.std, image[0], per_image=self.per_image),
                 image=image,
                 classes=classes,
                 width=self.width,
@@ -79,7 +80,7 @@ class LeNetNetwork(nn.Module):
     """
 
     def __init__(
-        self, *, normalise: Normalise, image: tuple[int, int, int], classes: int, width: int, activation: Activation
+        self, *, normalise: nn.Module, image: tuple[int, int, int], classes: int, width: int, activation: Activation
     ) -> None:
         super().__init__()
         channels, height, wide = image

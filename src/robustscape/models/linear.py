@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustscape.models._build import check_shape, seeded
-from robustscape.models.normalise import Channels, Normalise, check_constants, normalise
+from robustscape.models.normalise import Channels, check_constants, normalise
 from robustscape.types import BadInput
 
 
@@ -71,7 +71,7 @@ class LinearNetwork(nn.Module):
         bias: Whether it has a bias.
     """
 
-    def __init__(self, *, normalise: Normalise, inputs: int, outputs: int, bias: bool) -> None:
+    def __init__(self, *, normalise: nn.Module, inputs: int, outputs: int, bias: bool) -> None:
         super().__init__()
         self.normalise = normalise
         self.linear = nn.Linear(inputs, outputs, bias=bias)

@@ -7,12 +7,13 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from robustscape.models._build import check_shape, seeded
-from robustscape.models.activations import Activation, activated_by, check_activation
-from robustscape.models.normalise import Channels, Normalise, check_constants, normalise
+from robustscape.models._build import BLOCKS, check_depth, check_fields, check_shape, drawn_by_fan_out, seeded
+from robustscape.models.activations import Activation, activated_by
+from robustscape.models.normalise import Channels, normalise
 from robustscape.types import BadInput
 
-_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+Shortcut = Literal["mixed", "raw", "activated"]
+_CHOICES = {"shortcut": ("mixed", "raw", "activated"), "initial": ("torch", "fan_out")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,14 +23,22 @@ class PreActResNet:
     He et al., "Identity mappings in deep residual networks", ECCV 2016, https://arxiv.org/abs/1603.05027,
     in the form of the code of Rice et al. 2020 (https://arxiv.org/abs/2002.11569) and Wu et al. 2020
     (https://arxiv.org/abs/2004.05884): a block's projection sees the normalised and activated input, an identity
-    shortcut the raw one, convolutions have no biases, and parameter names are theirs.
+    shortcut the raw one, convolutions have no biases, and parameter names are theirs. The other forms that papers
+    train are presets; order and shapes of the parameters are theirs.
 
     Attributes:
         depth: 18 or 34 layers.
         width: Channels of the first stage, doubled by each later one, at least 1; the papers' is 64.
+        shortcut: What shortcuts see: "raw" for a block's input, "activated" for that behind its first BatchNorm and
+            activation, "mixed" for the activated one in projections and the raw one in identities.
+        final_norm: Whether BatchNorm and activation stand before the mean over pixels.
+        bias: Whether the convolutions of blocks and projections have biases.
+        initial: Initial weights: "torch" for its defaults; "fan_out" for convolutions of variance
+            2 / (outputs * kernel size) and a linear bias of 0.
         activation: Activation function after every BatchNorm.
-        mean: Subtracted from the pixels of each channel, in [0, 1]; None for no normalisation.
-        std: Pixels of each channel are divided by it, above 0; None for no normalisation.
+        mean: Subtracted from the pixels of each channel, in [0, 1]; None for no normalisation by constants.
+        std: Pixels of each channel are divided by it, above 0; None for no normalisation by constants.
+        per_image: Normalise every image by its own mean and standard deviation; not with mean and std.
 
     Deviations:
         The last pooling is a mean over all pixels, so that any image size works; at 32x32 it is the codes' 4x4.
@@ -37,37 +46,65 @@ class PreActResNet:
 
     depth: Literal[18, 34] = 18
     width: int = 64
+    shortcut: Shortcut = "mixed"
+    final_norm: bool = True
+    bias: bool = False
+    initial: Literal["torch", "fan_out"] = "torch"
     activation: Activation = "relu"
     mean: Channels | None = None
     std: Channels | None = None
+    per_image: bool = False
+
+    @classmethod
+    def wong(cls) -> PreActResNet:
+        """The form of Wong et al. 2020 (https://arxiv.org/abs/2001.03994): raw shortcuts, no BatchNorm at the end.
+
+        Andriushchenko and Flammarion 2020 (https://arxiv.org/abs/2007.02617) train it too.
+        """
+        return cls(shortcut="raw", final_norm=False)
+
+    @classmethod
+    def zheng(cls) -> PreActResNet:
+        """The form of Zheng et al. 2021 (AMP, https://arxiv.org/abs/2010.04925): biases, activated shortcuts."""
+        return cls(shortcut="activated", bias=True, initial="fan_out")
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        if self.depth not in _BLOCKS:
-            raise BadInput(f"depth must be one of {', '.join(map(str, _BLOCKS))}, not {self.depth}")
-        if self.width < 1:
-            raise BadInput(f"width must be at least 1, not {self.width}")
-        check_activation(self.activation)
-        check_constants(self.mean, self.std)
+        check_depth(self.depth)
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise BadInput(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+        check_fields(
+            width=self.width, activation=self.activation, mean=self.mean, std=self.std, per_image=self.per_image
+        )
 
     def build(self, *, image: tuple[int, int, int], classes: int, seed: int) -> PreActResNetNetwork:
-        """Make the network with torch's default initial weights, drawn from ``seed``.
+        """Make the network with the initial weights that ``initial`` says, drawn from ``seed``.
 
         Args:
             image: Shape of an image, (C, H, W), of any size.
             classes: Number of classes, K.
             seed: Seed of the initial weights.
+
+        Raises:
+            BadInput: a shape that cannot be meant, or constants for another number of channels.
         """
         check_shape(image, classes)
         with seeded(seed):
-            return PreActResNetNetwork(
-                normalise=normalise(self.mean, self.std, image[0]),
+            network = PreActResNetNetwork(
+                normalise=normalise(self.mean, self.std, image[0], per_image=self.per_image),
                 channels=image[0],
                 classes=classes,
-                blocks=_BLOCKS[self.depth],
+                blocks=BLOCKS[self.depth],
                 width=self.width,
+                shortcut=self.shortcut,
+                final_norm=self.final_norm,
+                bias=self.bias,
                 activation=self.activation,
             )
+            if self.initial == "fan_out":
+                drawn_by_fan_out(network)
+        return network
 
 
 class PreActBlock(nn.Module):
@@ -77,23 +114,29 @@ class PreActBlock(nn.Module):
         inputs: Channels that come in, I.
         outputs: Channels that go out, O.
         stride: Of the first convolution, s; sizes are rounded up.
+        shortcut: What the shortcut sees, see ``PreActResNet``.
+        bias: Whether the convolutions have biases.
         activation: After each BatchNorm.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, stride: int, activation: Activation) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, *, stride: int, shortcut: Shortcut, bias: bool, activation: Activation
+    ) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inputs)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=bias)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias)
         self.activation = activated_by(activation)
         projects = stride != 1 or inputs != outputs
-        self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)) if projects else None
+        self.raw = shortcut == "raw" or (shortcut == "mixed" and not projects)
+        self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=bias)) if projects else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output."""
         a = self.activation(self.bn1(x))
-        around = x if self.shortcut is None else self.shortcut(a)
+        seen = x if self.raw else a
+        around = seen if self.shortcut is None else self.shortcut(seen)
         return self.conv2(self.activation(self.bn2(self.conv1(a)))) + around
 
 
@@ -106,27 +149,41 @@ class PreActResNetNetwork(nn.Module):
         classes: K.
         blocks: Number of blocks in each of the four stages.
         width: Channels of the first stage.
+        shortcut: What shortcuts see.
+        final_norm: Whether BatchNorm and activation stand before the mean over pixels.
+        bias: Whether the convolutions of blocks have biases.
         activation: After every BatchNorm.
     """
 
     def __init__(
         self,
         *,
-        normalise: Normalise,
+        normalise: nn.Module,
         channels: int,
         classes: int,
         blocks: tuple[int, int, int, int],
         width: int,
+        shortcut: Shortcut,
+        final_norm: bool,
+        bias: bool,
         activation: Activation,
     ) -> None:
         super().__init__()
+
+        def block(inputs: int, outputs: int, stride: int) -> PreActBlock:
+            return PreActBlock(inputs, outputs, stride=stride, shortcut=shortcut, bias=bias, activation=activation)
+
+        def stage(inputs: int, outputs: int, number: int) -> nn.Sequential:
+            first = block(inputs, outputs, 1 if inputs == outputs else 2)
+            return nn.Sequential(first, *(block(outputs, outputs, 1) for _ in range(number - 1)))
+
         self.normalise = normalise
         self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
-        self.layer1 = _stage(width, width, blocks[0], stride=1, activation=activation)
-        self.layer2 = _stage(width, 2 * width, blocks[1], stride=2, activation=activation)
-        self.layer3 = _stage(2 * width, 4 * width, blocks[2], stride=2, activation=activation)
-        self.layer4 = _stage(4 * width, 8 * width, blocks[3], stride=2, activation=activation)
-        self.bn = nn.BatchNorm2d(8 * width)
+        self.layer1 = stage(width, width, blocks[0])
+        self.layer2 = stage(width, 2 * width, blocks[1])
+        self.layer3 = stage(2 * width, 4 * width, blocks[2])
+        self.layer4 = stage(4 * width, 8 * width, blocks[3])
+        self.bn = nn.BatchNorm2d(8 * width) if final_norm else None
         self.activation = activated_by(activation)
         self.linear = nn.Linear(8 * width, classes)
 
@@ -134,11 +191,5 @@ class PreActResNetNetwork(nn.Module):
         """Return the logits, (N, K)."""
         h = self.conv1(self.normalise(x))
         h = self.layer4(self.layer3(self.layer2(self.layer1(h))))
-        return self.linear(self.activation(self.bn(h)).mean((2, 3)))
-
-
-def _stage(inputs: int, outputs: int, blocks: int, *, stride: int, activation: Activation) -> nn.Sequential:
-    """Return a stage: its first block changes channels and size, the others keep them."""
-    first = PreActBlock(inputs, outputs, stride=stride, activation=activation)
-    others = (PreActBlock(outputs, outputs, stride=1, activation=activation) for _ in range(blocks - 1))
-    return nn.Sequential(first, *others)
+        h = h if self.bn is None else self.activation(self.bn(h))
+        return self.linear(h.mean((2, 3)))

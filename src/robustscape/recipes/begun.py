@@ -16,12 +16,12 @@ from robustscape.recipes.folder import clear, forget, held, log_up_to, warn_of_c
 from robustscape.recipes.run import Run
 from robustscape.results import SCHEMA, provenance, write_json
 from robustscape.runtime import Runtime, place, threads
-from robustscape.runtime.deciding import Decision, decide, decision_of, passes
+from robustscape.runtime.deciding import Decision, decide, decision_of, forwards, passes
 from robustscape.runtime.ranks import barrier, first_alone, from_first, gathered, is_first, world
 from robustscape.training.checkpoints import digest, load_state, save_state, save_weights
 from robustscape.training.log import TrainingLog, write_log
 from robustscape.training.loop import Epoch, State, Step, start
-from robustscape.types import BadInput, Images, Plain, Splits
+from robustscape.types import BadInput, Batch, Images, Plain, Splits
 
 
 @dataclass(kw_only=True, eq=False)
@@ -157,7 +157,9 @@ def decision_for(
     attack = run.objective.attack
     each = 1 if attack is None else passes(attack, model, batch.x[:2], batch.y[:2])
     work = each * run.training.epochs * len(loader)
-    return decide(run.runtime, model, batch.x, work=work, tasks=tasks, processes=processes)
+    few = Batch(x=batch.x[:2], y=batch.y[:2], index=batch.index[:2])
+    times = forwards(lambda counted: run.objective(counted, few, few.x), model, len(few))
+    return decide(run.runtime, model, batch.x, work=work, tasks=tasks, processes=processes, times=times)
 
 
 def loaded(run: Run) -> Splits:

@@ -1,7 +1,8 @@
 """Interactive charts as plain data for plotly.js: what the page's script draws.
 
 Colours are names of the page's CSS variables, such as "--series-0", so that a chart follows the reader's
-light or dark setting; every trace says in ``meta`` which group it belongs to, and of which layer it is.
+light or dark setting; every trace says in ``meta`` which group it belongs to (``of`` which part, for a study),
+and of which layer it is.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from robustscape.display import FEW, LIGHT, Band, accuracy_band, lr_drops, slice_band, tracked_sets
+from robustscape.display import FEW, LIGHT, Band, Line, Panel, accuracy_band, lr_drops, slice_band, tracked_sets
 from robustscape.evaluation.result import Evaluation
 from robustscape.landscape.flatness import FlatnessResult
 from robustscape.landscape.histograms import WeightResult
@@ -94,6 +95,46 @@ def histograms(results: Mapping[str, Sequence[WeightResult]], layers: Sequence[s
                     }
                 )
     return _chart(data, x="weight", y="density", logarithmic=True)
+
+
+def names(panels: Sequence[Panel]) -> dict[str, Line]:
+    """Return the names of all lines in their order, each with a line of that name, a solid one where there is."""
+    lines = [line for panel in panels for line in panel.lines]
+    found = {line.name: line for line in sorted(lines, key=lambda line: not line.dashed)}
+    return {name: found[name] for name in dict.fromkeys(line.name for line in lines)}
+
+
+def dash(line: Line) -> str:
+    """Return how a line is drawn, as plotly calls it; groups beyond the palette repeat its colours, dotted."""
+    return (("solid", "dash") if line.group < len(LIGHT) else ("dot", "dashdot"))[line.dashed]
+
+
+def panels(found: Sequence[Panel], *, of: str) -> list[Chart]:
+    """Return a chart for each panel of a part of a study; the group of a line is the number of its name.
+
+    Args:
+        found: The panels.
+        of: What the part is called in the page: its lines are shown and hidden apart from all others.
+    """
+    groups = list(names(found))
+    made = []
+    for panel in found:
+        data = [
+            {
+                "type": "scatter",
+                "mode": "lines" if len(line.x) > FEW else "lines+markers",
+                "name": _plain_text(line.name),
+                "x": _numbers(line.x),
+                "y": _numbers(line.y),
+                "line": {"color": _series(line.group), "width": 2, "dash": dash(line)},
+                "marker": {"color": _series(line.group), "size": 6},
+                "hovertemplate": "%{y:.4g}",
+                "meta": {"of": of, "group": groups.index(line.name)},
+            }
+            for line in panel.lines
+        ]
+        made.append(_chart(data, x=_plain_text(panel.x), y=_plain_text(panel.y)))
+    return made
 
 
 # -- pieces --------------------------------------------------------------------------------------------

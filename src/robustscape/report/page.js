@@ -6,6 +6,7 @@
   const touch = matchMedia("(pointer: coarse)");
   const hidden = new Set();
   const layers = {};
+  const key = (of, group) => `${of ?? ""} ${group}`; // groups of runs, and of each part of a study, are their own
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
   // Colours are named after CSS variables: give each chart its own copy with their present values.
@@ -27,7 +28,7 @@
   const draw = (id) => {
     const { data, layout } = painted(charts[id]);
     for (const trace of data) {
-      trace.visible = !hidden.has(trace.meta.group) && (layers[id] === undefined || trace.meta.layer === layers[id]);
+      trace.visible = !hidden.has(key(trace.meta.of, trace.meta.group)) && (layers[id] === undefined || trace.meta.layer === layers[id]);
     }
     const look = {
       ...layout, xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis), showlegend: false,
@@ -46,7 +47,7 @@
 
   for (const button of document.querySelectorAll(".legend button")) {
     button.addEventListener("click", () => {
-      const group = Number(button.dataset.group);
+      const group = key(button.parentElement.dataset.of, button.dataset.group);
       hidden.has(group) ? hidden.delete(group) : hidden.add(group);
       button.setAttribute("aria-pressed", String(!hidden.has(group)));
       all();

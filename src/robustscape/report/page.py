@@ -1,4 +1,4 @@
-"""One self-contained HTML page that compares any number of runs; it opens offline, without any request."""
+"""One self-contained HTML page of any number of runs and studies; it opens offline, without any request."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from html import escape
 from pathlib import Path
 
 from robustscape.display import DARK, LIGHT
-from robustscape.report import sections
+from robustscape.report import pieces, sections
 from robustscape.report.charts import Chart
-from robustscape.report.words import cautions, settings, verdict
+from robustscape.report.study_sections import study
+from robustscape.report.words import about_studies, cautions, settings, verdict
 from robustscape.results import written
-from robustscape.runs import RunFolder, labels, read_runs
+from robustscape.runs import RunFolder, StudyFolder, labels, read_folders
 
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
@@ -22,36 +23,31 @@ _POLICY = (
 
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
-    """Write the report of some runs as one HTML file, whole or not at all. Returns the file.
+    """Write the report of some runs and studies as one HTML file, whole or not at all. Returns the file.
 
     Args:
-        runs: Run directories, or directories of them; runs equal but for the seed become one method. What was
-            not measured is named in the page, with the command that would measure it.
+        runs: Run directories and studies' folders, or directories of them; runs equal but for the seed become one
+            method. What was not measured is named in the page, with the command that would measure it.
         out: The file, or an existing directory to write ``report.html`` into.
     """
     out = out / "report.html" if out.is_dir() else out
-    text = page(read_runs(runs))
+    found = read_folders(runs)
+    text = page(found.runs, found.studies)
     with written(out) as file:
         file.write(text.encode())
     return out
 
 
-def page(folders: Sequence[RunFolder]) -> str:
-    """Return the page of some runs as HTML."""
+def page(folders: Sequence[RunFolder], studies: Sequence[StudyFolder] = ()) -> str:
+    """Return the page of some runs, of some studies, or of both, as HTML."""
     from plotly.offline import get_plotlyjs
 
     charts: dict[str, Chart] = {}
     body = [
-        _top(folders),
-        _legend(folders),
-        sections.training(folders, charts),
-        sections.landscape(folders, charts),
-        sections.flatness(folders, charts),
-        sections.classes(folders),
-        sections.images(folders),
-        sections.weights(folders, charts),
-        sections.definitions(),
-        sections.runs(folders),
+        *(_of_runs(folders, charts) if folders else [_top_of_studies(studies)]),
+        *(study(each, number, charts) for number, each in enumerate(studies, start=1)),
+        sections.definitions(runs=bool(folders), studies=bool(studies)),
+        sections.runs(folders) if folders else "",
     ]
     here = Path(__file__).parent
     scripts = [
@@ -59,14 +55,30 @@ def page(folders: Sequence[RunFolder]) -> str:
         f"<script>{get_plotlyjs()}</script>",
         f"<script>{(here / 'page.js').read_text()}</script>",
     ]
-    return "\n".join([_head(folders, (here / "page.css").read_text()), *filter(None, body), _foot(), *scripts, _END])
+    title = ", ".join(dict.fromkeys([*labels(folders), *(each.name for each in studies)]))
+    return "\n".join([_head(title, (here / "page.css").read_text()), *filter(None, body), _foot(), *scripts, _END])
+
+
+def _of_runs(folders: Sequence[RunFolder], charts: dict[str, Chart]) -> list[str]:
+    """The header and all sections that show runs, under the buttons of the methods."""
+    return [
+        _top(folders),
+        '<div class="runs">',
+        _legend(folders),
+        sections.training(folders, charts),
+        sections.landscape(folders, charts),
+        sections.flatness(folders, charts),
+        sections.classes(folders),
+        sections.images(folders),
+        sections.weights(folders, charts),
+        "</div>",
+    ]
 
 
 _END = "</body>\n</html>\n"
 
 
-def _head(folders: Sequence[RunFolder], css: str) -> str:
-    names = escape(", ".join(labels(folders)))
+def _head(names: str, css: str) -> str:
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -75,7 +87,7 @@ def _head(folders: Sequence[RunFolder], css: str) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <link rel="icon" href="data:,">
-<title>Robustness report: {names}</title>
+<title>Robustness report: {escape(names)}</title>
 <style>
 {css}{_variables()}</style>
 </head>
@@ -112,11 +124,18 @@ def _top(folders: Sequence[RunFolder]) -> str:
 <ul class="cautions">{notes}</ul>"""
 
 
+def _top_of_studies(studies: Sequence[StudyFolder]) -> str:
+    return f"""<header>
+<h1>Study report: what papers print, and what comes out here</h1>
+<p class="verdict">{escape(about_studies(studies))}</p>
+</header>
+<main id="main">"""
+
+
 def _legend(folders: Sequence[RunFolder]) -> str:
     """Buttons that show or hide a method in all charts."""
     buttons = "".join(
-        f'<button type="button" aria-pressed="true" data-group="{group}">'
-        f"{sections.swatch(group)}{escape(label)}</button>"
+        f'<button type="button" aria-pressed="true" data-group="{group}">{pieces.swatch(group)}{escape(label)}</button>'
         for group, label in enumerate(labels(folders))
     )
     return f'<div class="legend" role="group" aria-label="Methods shown in the charts">{buttons}</div>'
@@ -124,7 +143,7 @@ def _legend(folders: Sequence[RunFolder]) -> str:
 
 def _foot() -> str:
     return """</main>
-<footer>Made by robustscape from the files of the runs. This page holds everything it shows and asks the network for
+<footer>Made by robustscape from saved results alone. This page holds everything it shows and asks the network for
 nothing.</footer>
 <noscript><footer>The charts need JavaScript; tables and images do not.</footer></noscript>"""
 

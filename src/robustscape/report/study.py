@@ -36,6 +36,7 @@ class StudyResult:
         scale: How much was done, for example "paper".
         shown: The table, with title and notes.
         provenance: When, where and by which settings; ``seconds`` are those of the part's cells, whenever done.
+        place: The part's number in the study's order, from 0: parts are shown in it.
     """
 
     study: str
@@ -43,3 +44,4 @@ class StudyResult:
     scale: str
     shown: Shown
     provenance: Provenance
+    place: int = 0

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from robustscape.display import eps_words
 from robustscape.evaluation.result import Evaluation
+from robustscape.report.layout import GAP, blocks
 from robustscape.report.quantities import Quantity, flatness, gap, mean, number, percent
 from robustscape.runs import RunFolder, checkpoints, grouped, labels
 
@@ -172,41 +174,69 @@ def _number(value: float, column: Column) -> str:
     return text.removeprefix("-") if not text.strip("-0.,") else text
 
 
+def is_words(table: Table, place: int) -> bool:
+    """Return whether a column holds words, which stand at the left: the first one, or texts that are no numbers."""
+    cells = [row[place] for row in table.rows]
+    return place == 0 or (
+        all(isinstance(cell, str) for cell in cells) and not all(_NUMBER.fullmatch(str(cell)) for cell in cells)
+    )
+
+
+_NUMBER = re.compile(r"[-+−]?[\d.,]+(e[-+]?\d+)?|[-+−]?(inf|nan)|" + _MISSING)
+
+
 def to_text(table: Table, *, width: int = 120) -> str:
-    """Return the table for a terminal of the given width, in characters; wider where it cannot be narrower."""
+    """Return the table for a terminal of the given width, in characters.
+
+    Words wrap; columns that have no room beside the others follow below, with the first ones repeated. It is wider
+    where even two columns have no room.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table as Drawn
     from rich.text import Text
 
-    drawn = Drawn(box=SIMPLE_HEAD, pad_edge=False)
     rows = [
         [to_words(cell, c).replace(" [", "\n[") for cell, c in zip(row, table.columns, strict=True)]
         for row in table.rows
     ]
-    widths = _widths(table, rows, width - 3 * len(table.columns))
-    for place, column in enumerate(table.columns):
-        words = all(isinstance(row[place], str) for row in table.rows)
-        justify = "left" if words else "right"
-        drawn.add_column(Text(column.title()), justify=justify, width=widths[place], overflow="fold")
-    for row in rows:
-        drawn.add_row(*map(Text, row))
-    console = Console(file=io.StringIO(), width=sum(widths) + 3 * len(widths), color_system=None)
-    with console.capture() as capture:
-        console.print(drawn)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n") + "\n"
+    least, wanted = _widths(table, rows)
+    texts = []
+    for widths in blocks(least, wanted, width=width, keys=_keys(table)):
+        wrapped = any(is_words(table, place) and widths[place] < wanted[place] for place in widths)
+        drawn = Drawn(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, leading=int(wrapped))
+        for place, characters in widths.items():
+            justify = "left" if is_words(table, place) else "right"
+            title = Text(table.columns[place].title())
+            drawn.add_column(title, justify=justify, width=characters, overflow="fold")
+        for row in rows:
+            drawn.add_row(*(Text(row[place]) for place in widths))
+        console = Console(file=io.StringIO(), width=sum(widths.values()) + GAP * len(widths), color_system=None)
+        with console.capture() as capture:
+            console.print(drawn)
+        texts.append("\n".join(line.rstrip() for line in capture.get().splitlines()).strip("\n") + "\n")
+    return "\n".join(texts)
 
 
-def _widths(table: Table, rows: Sequence[Sequence[str]], space: int) -> list[int]:
-    """Characters of each column: numbers and words of the title whole, the rest as space allows, from the left."""
-    widths, full = [], []
+def _widths(table: Table, rows: Sequence[Sequence[str]]) -> tuple[list[int], list[int]]:
+    """Fewest characters of each column (numbers, short words and single words whole), and those of its whole lines."""
+    least, wanted = [], []
     for place, column in enumerate(table.columns):
-        longest = max((len(line) for row in rows for line in row[place].splitlines()), default=0)
-        widths.append(max(min(24, longest), max(map(len, column.title().split()))))
-        full.append(max(longest, len(column.title())))
-    for place, wanted in enumerate(full):
-        widths[place] += max(0, min(wanted - widths[place], space - sum(widths)))
-    return widths
+        lines = [line for row in rows for line in row[place].splitlines()]
+        longest = max(map(len, lines), default=0)
+        if is_words(table, place) and longest > _SHORT:
+            longest = min(24, max(len(word) for line in lines for word in line.split()))
+        least.append(max(longest, *map(len, column.title().split())))
+        wanted.append(max(len(column.title()), *map(len, lines)) if lines else len(column.title()))
+    return least, wanted
+
+
+_SHORT = 16  # characters of a text that is not wrapped
+
+
+def _keys(table: Table) -> int:
+    """How many of the first columns tell the rows apart: the first, or the first two where that needs both."""
+    return 1 if len({row[0] for row in table.rows}) == len(table.rows) or len(table.columns) < 3 else 2
 
 
 def to_csv(table: Table) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from robustscape.display import threat_words
 from robustscape.evaluation.result import Evaluation
 from robustscape.report.quantities import Quantity, apart, flatness, gap, mean, percent
-from robustscape.runs import RunFolder, checkpoints, grouped, labels
+from robustscape.runs import RunFolder, StudyFolder, checkpoints, grouped, labels
 
 COMMANDS = {
     "log": "robustscape train RECIPE --out {runs}",
@@ -20,7 +20,15 @@ COMMANDS = {
 }
 """Kind of result to the command that makes it."""
 
-DEFINITIONS = (
+_OF_BOTH = (
+    (
+        "Threat model, ε (eps)",
+        "What the adversary may do to an image: change every pixel by at most ε (L∞), or the whole image by at most ε "
+        "in Euclidean length (L2). Pixels are in [0, 1], so 8/255 is eight grey levels of 255.",
+    ),
+    ("Attack", "The search for the worst image inside the threat model, such as PGD with so many steps and restarts."),
+)
+_OF_RUNS = (
     ("Clean error", "Fraction of test images that the network misclassifies without any attack."),
     (
         "Robust error",
@@ -42,12 +50,7 @@ DEFINITIONS = (
         "How much the robust loss rises, on average, when every layer's weights are moved at random by a small "
         "fraction ξ of their norm; nats per example. Small is flat. Flat networks tend to lose less on new images.",
     ),
-    (
-        "Threat model, ε (eps)",
-        "What the adversary may do to an image: change every pixel by at most ε (L∞), or the whole image by at most ε "
-        "in Euclidean length (L2). Pixels are in [0, 1], so 8/255 is eight grey levels of 255.",
-    ),
-    ("Attack", "The search for the worst image inside the threat model, such as PGD with so many steps and restarts."),
+    *_OF_BOTH,
     (
         "Intervals, ±",
         "In brackets: 95 % intervals (Wilson's for errors, Newcombe's for the gap, Student's t over random draws for "
@@ -58,13 +61,51 @@ DEFINITIONS = (
     ("Training", "Wall-clock seconds of the training steps on the machine of each run, without evaluation."),
     ("n, seeds", "How many test images the errors are measured on, and the seeds of the runs of each method."),
 )  # fmt: skip
-"""Term and its definition."""
+_OF_STUDIES = (
+    (
+        "Train, test, gap in a study",
+        "Accuracy under the adversary, or under the noise, that the title names, in % of the training and of the test "
+        "images; the gap is training minus test, in percentage points.",
+    ),
+    (
+        "Paper, difference",
+        "The number that the paper prints, and ours minus it: in percentage points for accuracies. – is for a row or "
+        "a column that the paper does not have.",
+    ),
+    (
+        "Exact adversary",
+        "The worst input there is inside the threat model and the pixel range, by a closed form that a linear model "
+        "allows. No attack can beat it, so the accuracy under it is exact, where an attack gives an upper bound.",
+    ),
+    ("± in a study", "The standard deviation over what the notes name, such as random directions."),
+    (
+        "Check",
+        "A claim of a paper tried on many cases, in the form that is named: as printed, or corrected. Violations are "
+        "the cases in which it failed by more than rounding; the worst is the largest of them, in the claim's own "
+        "unit, or the largest error of an equation. A check without violations is no proof; one violation is a "
+        "counterexample.",
+    ),
+)  # fmt: skip
+
+
+def definitions(*, runs: bool, studies: bool) -> tuple[tuple[str, str], ...]:
+    """Return terms with their definitions, of runs, of studies or of both."""
+    return (_OF_RUNS if runs else _OF_BOTH) + (_OF_STUDIES if studies else ())
 
 
 def command(kind: str, folders: Sequence[RunFolder]) -> str:
     """Return the command that would make a kind of result for some runs."""
     paths = [str(folder.path) for folder in folders]
     return COMMANDS[kind].format(runs=" ".join(shlex.quote(path) for path in paths))
+
+
+def about_studies(studies: Sequence[StudyFolder]) -> str:
+    """Return in one sentence what a page of studies alone shows."""
+    parts = [
+        f"{study.name} (scale {study.scale}, {len(study.parts)} part{'s' * (len(study.parts) != 1)})"
+        for study in studies
+    ]
+    return f"Published work, done again and checked: {_list(parts)}."
 
 
 def verdict(folders: Sequence[RunFolder]) -> str:

@@ -97,14 +97,30 @@ def passes(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> int:
     return counted.calls
 
 
+def forwards(loss: Callable[[nn.Module], object], model: nn.Module, examples: int) -> float:
+    """Return how often a loss takes an example, or its adversarial input, through the model: it is computed once.
+
+    Args:
+        loss: Computes it for some examples with the model that it is given.
+        model: Is left without a trace.
+        examples: How many examples those are.
+    """
+    counted = _Counted(model)
+    with torch.no_grad(), evaluating(model):
+        loss(counted)
+    return counted.rows / examples
+
+
 class _Counted(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         self.calls = 0
+        self.rows = 0
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
+        self.rows += len(x)
         return self.model(x)
 
 
@@ -144,6 +160,7 @@ def decide(
     training: bool = True,
     tasks: int = 1,
     processes: int = 0,
+    times: float = 1.0,
     cache: Path | None = None,
 ) -> Decision:
     """Return what "auto" stands for, by a timed trial where the expected work is worth one.
@@ -161,6 +178,7 @@ def decide(
         training: Whether the weights are trained, or inputs only searched for.
         tasks: How many works like this there are: memory is divided where they are ``side_by_side``.
         processes: In how many processes they are done side by side; 0 for as many as ``side_by_side`` says.
+        times: How often the loss of training takes an example through the model, see ``forwards``.
         cache: File of earlier decisions; by default ``decisions.json`` in the user's cache.
 
     Raises:
@@ -181,7 +199,7 @@ def decide(
     known = entry["decisions"].get(trials)
     decision = decision_of(known) or _decided(runtime, standing, trial, trials)
     some = processes or side_by_side(decision, tasks)
-    decision = _fitted(decision, runtime, model, x, each, training=training, processes=some)
+    decision = _fitted(decision, runtime, model, x, each, training=training, processes=some, times=times)
     if asdict(decision) != known and isfinite(entry["seconds"]):
         entry["decisions"][trials] = asdict(decision)
         write(path, key, entry)
@@ -189,7 +207,15 @@ def decide(
 
 
 def _fitted(
-    decision: Decision, runtime: Runtime, model: nn.Module, x: Tensor, each: float, *, training: bool, processes: int
+    decision: Decision,
+    runtime: Runtime,
+    model: nn.Module,
+    x: Tensor,
+    each: float,
+    *,
+    training: bool,
+    processes: int,
+    times: float,
 ) -> Decision:
     """Return the decision with how much of a batch each process's memory holds, ``each`` the bytes of an example."""
     share = -(-len(x) // world()) if training else len(x)
@@ -197,7 +223,7 @@ def _fitted(
     size, checkpointing = fitting(share, each, room), False
     if training:
         chosen = replace(decision.applied(runtime), checkpointing=runtime.checkpointing)
-        outer, checkpointing = training_fit(model, chosen, x, share, room)
+        outer, checkpointing = training_fit(model, chosen, x, share, room, forwards=times)
         size = min(size, outer)
     words = [f"{size} of {share} examples at once"] * (size < share)
     words += ["activations computed again"] * (checkpointing and not runtime.checkpointing)

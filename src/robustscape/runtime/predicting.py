@@ -56,11 +56,11 @@ def _free() -> float:
         return free
 
 
-def bytes_per_example(model: nn.Module, x: Tensor, *, again: Sequence[nn.Module] = ()) -> float:
-    """Return the bytes that one example takes in a forward and backward pass, from two small batches.
+def bytes_per_example(model: nn.Module, x: Tensor, *, again: Sequence[nn.Module] = (), forwards: float = 1.0) -> float:
+    """Return the bytes that one example takes in one or several forwards and a backward, from two small batches.
 
-    That is what the forward keeps for the backward, and twice the largest tensor of it: the gradients on both sides
-    of a layer.
+    That is what the forwards keep for the backward, and twice the largest tensor of them: the gradients on both
+    sides of a layer.
 
     Args:
         model: As it is used: its mode and whether its weights need gradients decide what is kept. It is left
@@ -68,6 +68,7 @@ def bytes_per_example(model: nn.Module, x: Tensor, *, again: Sequence[nn.Module]
         x: (N, C, H, W), at least 1 input.
         again: Modules of it that ``checkpointed`` would run twice, none inside another: their inputs are kept, and
             all that the largest of them keeps while the backward goes through it.
+        forwards: How many times the example goes through the model before the backward.
     """
     x = x[:4].detach()
     x = x.repeat(-(-4 // len(x)), *[1] * (x.ndim - 1))
@@ -75,7 +76,7 @@ def bytes_per_example(model: nn.Module, x: Tensor, *, again: Sequence[nn.Module]
     outside, *inside = [sum(b) - sum(a) for a, b in zip(few, more, strict=True)]
     pairs = [pair for a, b in zip(few, more, strict=True) for pair in zip(a, b, strict=False)]
     largest = max((b - a for a, b in pairs), default=0)
-    return (outside + max(inside, default=0) + 2 * largest) / 2
+    return (forwards * outside + max(inside, default=0) + 2 * largest) / 2
 
 
 def _kept(model: nn.Module, x: Tensor, again: Sequence[nn.Module]) -> list[list[int]]:
@@ -147,7 +148,9 @@ def search_bytes(model: nn.Module, runtime: Runtime, x: Tensor) -> float:
         return bytes_per_example(Lowered(model, replace(runtime, precision="float32")), x)
 
 
-def training_fit(model: nn.Module, runtime: Runtime, x: Tensor, batch: int, room: float) -> tuple[int, bool]:
+def training_fit(
+    model: nn.Module, runtime: Runtime, x: Tensor, batch: int, room: float, *, forwards: float = 1.0
+) -> tuple[int, bool]:
     """Return how many of a batch's examples a training step takes at once, and whether it is checkpointed.
 
     Args:
@@ -156,16 +159,17 @@ def training_fit(model: nn.Module, runtime: Runtime, x: Tensor, batch: int, room
         x: (N, C, H, W), at least 1 input.
         batch: Examples of a step, on this rank.
         room: Bytes there are.
+        forwards: How many times the loss of an example takes it, or its adversarial input, through the model.
 
     Raises:
         BadInput: not even one example fits, or a batch does not that the network takes whole.
     """
     blocks, run = repeated(model), Lowered(model, runtime)
     with training(model):
-        each = bytes_per_example(run, x, again=blocks if runtime.checkpointing else ())
+        each = bytes_per_example(run, x, again=blocks if runtime.checkpointing else (), forwards=forwards)
         if batch * each <= room or not Whole(model)(x):
             return fitting(batch, each, room), runtime.checkpointing
-        each = bytes_per_example(run, x, again=blocks)
+        each = bytes_per_example(run, x, again=blocks, forwards=forwards)
     if batch * each > room:
         raise BadInput(
             f"{batch} examples, which a network with batch or running statistics takes at once, take about "

@@ -4,12 +4,14 @@ In every model, batch normalisations and convolutions of few input channels get 
 their forward. In the networks of this library, whose forwards are known to be traced rightly, batch normalisations
 also go into the convolutions before them, and those that are left become one pass with the ReLU behind them.
 Tracing anyone's model would lose hooks, backwards of its own, and whatever its Python decides as it runs.
+
+A batch normalisation of this library is torch's, but for the factor that its ``scale`` gives in place of ``weight``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +38,7 @@ def rewritten(view: nn.Module, source: nn.Module, *, fused: bool) -> tuple[nn.Mo
     """
     refreshes: list[Refresh] = []
     if is_own(view):
-        view = graph = fx.symbolic_trace(view)
+        view = graph = fx.GraphModule(view, _Tracer().trace(view), type(view).__name__)
         refreshes += [_folded(graph, conv, norm, source) for conv, norm in list(_foldable(graph))]
         if fused:
             _join_relus(graph)
@@ -45,7 +47,7 @@ def rewritten(view: nn.Module, source: nn.Module, *, fused: bool) -> tuple[nn.Mo
     for module in view.modules():
         if "forward" in vars(module):
             continue
-        if fused and type(module) is nn.BatchNorm2d and module.running_mean is not None:
+        if fused and _is_norm(module) and module.running_mean is not None:
             module.forward = _Affine(module)
         if isinstance(module, nn.Conv2d) and _is_thin(module):
             module.forward = _Thin(module)
@@ -66,6 +68,18 @@ def is_own(view: nn.Module) -> bool:
     )
 
 
+class _Tracer(fx.Tracer):
+    """Leaves batch normalisations whole, this library's own too."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return _is_norm(m) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _is_norm(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
+    own = isinstance(module, nn.BatchNorm2d) and type(module).__module__.startswith(_OWN)
+    return own or type(module) is nn.BatchNorm2d
+
+
 # -- batch normalisation into the convolution before it -------------------------------------------------
 
 
@@ -74,7 +88,7 @@ def _foldable(graph: fx.GraphModule) -> Iterator[tuple[fx.Node, fx.Node]]:
     modules = dict(graph.named_modules())
     calls = [str(node.target) for node in graph.graph.nodes if node.op == "call_module"]
     for norm in graph.graph.nodes:
-        if not _is(norm, modules, nn.BatchNorm2d) or modules[str(norm.target)].running_mean is None:
+        if not _calls_norm(norm, modules) or modules[str(norm.target)].running_mean is None:
             continue
         conv = norm.args[0]
         if (
@@ -88,6 +102,10 @@ def _foldable(graph: fx.GraphModule) -> Iterator[tuple[fx.Node, fx.Node]]:
 
 def _is(node: fx.Node, modules: Mapping[str, nn.Module], kind: type) -> bool:
     return node.op == "call_module" and type(modules[str(node.target)]) is kind
+
+
+def _calls_norm(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    return node.op == "call_module" and _is_norm(modules[str(node.target)])
 
 
 def _folded(graph: fx.GraphModule, conv: fx.Node, norm: fx.Node, source: nn.Module) -> Refresh:
@@ -113,11 +131,16 @@ def _folded(graph: fx.GraphModule, conv: fx.Node, norm: fx.Node, source: nn.Modu
 def _map(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Return slope and offset of the map that the normalisation is in eval mode, (C,) each."""
     assert norm.running_mean is not None and norm.running_var is not None
-    slope = torch.rsqrt(norm.running_var + norm.eps)
-    if norm.weight is not None:
-        slope = slope * norm.weight
+    slope, scale = torch.rsqrt(norm.running_var + norm.eps), _scale(norm)
+    if scale is not None:
+        slope = slope * scale
     offset = -norm.running_mean * slope
     return slope, offset if norm.bias is None else offset + norm.bias
+
+
+def _scale(norm: nn.BatchNorm2d) -> Tensor | None:
+    """Return the factor of the normalised channels, (C,), None for 1."""
+    return norm.weight if type(norm) is nn.BatchNorm2d else norm.scale()  # pyright: ignore[reportCallIssue]
 
 
 # -- batch normalisation and ReLU in one pass -----------------------------------------------------------
@@ -143,7 +166,7 @@ class _AffinePass(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, norm: nn.BatchNorm2d, relu: bool) -> Tensor:
         mean, var = norm.running_mean, norm.running_var
-        out = torch.batch_norm(x, norm.weight, norm.bias, mean, var, False, 0.0, norm.eps, False)
+        out = torch.batch_norm(x, _scale(norm), norm.bias, mean, var, False, 0.0, norm.eps, False)
         ctx.save_for_backward(_map(norm)[0].view(1, -1, 1, 1), *([out.relu_()] if relu else []))
         return out
 
@@ -161,7 +184,7 @@ def _join_relus(graph: fx.GraphModule) -> None:
     modules = dict(graph.named_modules())
     calls = [str(node.target) for node in graph.graph.nodes if node.op == "call_module"]
     for norm in list(graph.graph.nodes):
-        if not _is(norm, modules, nn.BatchNorm2d) or calls.count(str(norm.target)) > 1 or len(norm.users) != 1:
+        if not _calls_norm(norm, modules) or calls.count(str(norm.target)) > 1 or len(norm.users) != 1:
             continue
         relu = next(iter(norm.users))
         if modules[str(norm.target)].running_mean is not None and _is_relu(relu, modules):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from torch import Tensor
+
 from robustscape.report.quantities import Quantity
 from robustscape.report.tables import Column, Table
 from robustscape.types import Plain
@@ -21,7 +23,7 @@ class Check:
         cases: How many cases were tested, at least 1.
         violations: In how many of them the claim failed by more than rounding.
         worst: The largest violation, in the claim's own unit (0 or below: none); the largest error of an equation.
-        expected: Whether it is known to hold in this form.
+        expected: Whether it is known to hold in this form; None where only the test can tell.
     """
 
     claim: str
@@ -30,12 +32,37 @@ class Check:
     cases: int
     violations: int
     worst: float
-    expected: bool = True
+    expected: bool | None = True
 
     @property
     def holds(self) -> bool:
         """Whether no case failed."""
         return self.violations == 0
+
+
+def judged(
+    claim: str, *, form: str, tested: str, errors: Tensor, tolerance: float = 0.0, expected: bool | None = True
+) -> Check:
+    """Return the check of cases whose errors were computed.
+
+    Args:
+        claim: Where it stands and what it says.
+        form: Which reading was tested.
+        tested: On what.
+        errors: (C,), by how much each case misses the claim, in its own unit; 0 or below where it does not.
+        tolerance: Errors up to this are rounding.
+        expected: Whether the claim is known to hold in this form; None where only the test can tell.
+    """
+    assert errors.numel(), f"{claim} ({form}) was tested on nothing"
+    return Check(
+        claim=claim,
+        form=form,
+        tested=tested,
+        cases=errors.numel(),
+        violations=int((~(errors <= tolerance)).sum()),
+        worst=float(errors.max()),
+        expected=expected,
+    )
 
 
 def to_value(checks: Sequence[Check]) -> Plain:
@@ -79,5 +106,5 @@ def surprises(checks: Sequence[Check]) -> tuple[str, ...]:
     return tuple(
         f"Not as expected: {check.claim} ({check.form}) {'holds' if check.holds else 'fails'} here."
         for check in checks
-        if check.holds != check.expected
+        if check.expected is not None and check.holds != check.expected
     )

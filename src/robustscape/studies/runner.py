@@ -95,7 +95,12 @@ def _result(study: Study, part: str, found: Mapping[Cell, Plain], data: Splits) 
     )
     shown = study.show(part, {cell: found[cell]["value"] for cell in cells})
     return StudyResult(
-        study=study.name, part=part, scale=study.scale, shown=shown, provenance=replace(where, threads=1)
+        study=study.name,
+        part=part,
+        scale=study.scale,
+        shown=shown,
+        provenance=replace(where, threads=1),
+        place=study.parts().index(part),
     )
 
 

@@ -1,0 +1,196 @@
+"""TRADES against a naive rendering of its formulas, in float64."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustscape.attacks.fgsm import FGSM
+from robustscape.attacks.losses import KL, CrossEntropy, Margin
+from robustscape.attacks.noise import Noise
+from robustscape.attacks.pgd import PGD
+from robustscape.attacks.threat import ThreatModel
+from robustscape.cli.arguments import parse
+from robustscape.objectives.at import AT
+from robustscape.objectives.trades import TRADES
+from robustscape.recipes.digits import digits_at
+from robustscape.runtime import TRUTH
+from robustscape.runtime.together import Together
+from robustscape.streams import Streams, joined
+from robustscape.training.optimizers.sgd import SGD
+from robustscape.training.schedules.constant import Constant
+from robustscape.training.settings import Training
+from robustscape.training.step import method, step
+from robustscape.types import BadInput, Batch
+from robustscape.weights.awp import AWP
+
+EPS, SIZE, STEPS, BETA = 0.1, 0.03, 3, 4.0
+LR, MOMENTUM, DECAY, GAMMA = 0.2, 0.9, 0.01, 0.02
+SEED, TOTAL = 5, 10
+
+
+def _net() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(64, 5), nn.Tanh(), nn.Linear(5, 3)
+        ).double()
+
+
+def _batches(count: int) -> list[Batch]:
+    generator = torch.Generator().manual_seed(4)
+    return [
+        Batch(
+            x=torch.rand(8, 1, 6, 6, generator=generator, dtype=torch.float64),
+            y=torch.randint(0, 3, (8,), generator=generator),
+            index=torch.arange(8) + 8 * k,
+        )
+        for k in range(count)
+    ]
+
+
+def _ours(forwards, weights) -> nn.Module:
+    net = _net()
+    attack = PGD(threat=ThreatModel(eps=EPS), steps=STEPS, step_size=SIZE, start="gaussian")
+    objective = TRADES(attack=attack, beta=BETA, forwards=forwards)
+    optimizer = SGD(lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
+    settings = Training(epochs=1, optimizer=optimizer, lr=Constant())
+    how, built = method(net, objective, weights, settings, TRUTH), settings.optimizer.build(net)
+    for done, batch in enumerate(_batches(3)):
+        log = step(how, built, batch, done, TOTAL, SEED)
+        assert log.loss["total"] == pytest.approx(log.loss["cross_entropy"] + BETA * log.loss["kl"], rel=1e-12)
+        assert log.loss["kl"] > 1e-6
+    return net
+
+
+# -- the naive rendering: no code of the library but its random numbers ---------------------------------
+
+
+def _divergence(p: Tensor, q: Tensor) -> Tensor:
+    return (p * (p.log() - q.log())).sum()
+
+
+def _attacked(net: nn.Module, batch: Batch, done: int) -> Tensor:
+    net.eval()
+    noise = Streams(SEED, ("train", done, 0, "gaussian"), batch.index).normal(1, 6, 6, dtype=torch.float64)
+    x_adv = (batch.x + 0.001 * noise).clamp(0, 1)
+    for _ in range(STEPS):
+        x_adv = x_adv.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(_divergence(net(batch.x).softmax(1), net(x_adv).softmax(1)), x_adv)
+        x_adv = x_adv.detach() + SIZE * slope.sign()
+        x_adv = torch.min(torch.max(x_adv, batch.x - EPS), batch.x + EPS).clamp(0, 1)
+    return x_adv
+
+
+def _loss(net: nn.Module, batch: Batch, x_adv: Tensor, forwards: int) -> Tensor:
+    net.train()
+    if forwards == 1:
+        both = net(torch.cat([batch.x, x_adv]))
+        clean = again = both[:8]
+        adversarial = both[8:]
+    else:
+        clean = again = net(batch.x)
+        adversarial = net(x_adv)
+        if forwards == 3:
+            again = net(batch.x)
+    divergence = _divergence(again.softmax(1), adversarial.softmax(1)) / 8
+    return F.cross_entropy(clean, batch.y) + BETA * divergence
+
+
+def _naive(forwards: int, perturbed: bool) -> nn.Module:
+    net = _net()
+    velocity = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
+    for done, batch in enumerate(_batches(3)):
+        x_adv = _attacked(net, batch, done)
+        v = {}
+        if perturbed:
+            proxy = copy.deepcopy(net)
+            _loss(proxy, batch, x_adv, forwards).backward()
+            for name, p in proxy.named_parameters():
+                if p.ndim > 1:
+                    v[name] = GAMMA * p.detach().norm() * p.grad / p.grad.norm()
+        with torch.no_grad():
+            for name, p in net.named_parameters():
+                p.add_(v.get(name, 0))
+        net.zero_grad()
+        _loss(net, batch, x_adv, forwards).backward()
+        with torch.no_grad():
+            for name, p in net.named_parameters():
+                p.sub_(v.get(name, 0))
+                velocity[name] = MOMENTUM * velocity[name] + p.grad + DECAY * p
+                p.sub_(LR * velocity[name])
+    return net
+
+
+@pytest.mark.parametrize("forwards", [1, 2, 3])
+@pytest.mark.parametrize("weights", [None, AWP(gamma=GAMMA)], ids=["alone", "awp"])
+def test_reference_steps_in_float64(forwards, weights):
+    """Weights, running statistics and their count: what three forwards do to them as well."""
+    ours, naive = _ours(forwards, weights).state_dict(), _naive(forwards, weights is not None).state_dict()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, naive[name], rtol=0, atol=1e-10, msg=name)
+    assert int(ours["1.num_batches_tracked"]) == 3 * forwards
+
+
+def test_contract_attacked_together_with_other_seeds_each_finds_the_same():
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        nets = [nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).double() for _ in range(2)]
+    attack, batches = TRADES().attack, _batches(2)
+    rngs = [Streams(seed, ("train", 0), batch.index) for seed, batch in enumerate(batches)]
+    whole = Together(nets[0], [dict(net.named_parameters()) for net in nets], rows=8)
+    x, y = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("x", "y"))
+    made = attack(whole, x, y, rng=joined(rngs)).chunk(2)
+    for net, batch, rng, x_adv in zip(nets, batches, rngs, made, strict=True):
+        torch.testing.assert_close(x_adv, attack(net, batch.x, batch.y, rng=rng), rtol=0, atol=1e-12)
+
+
+def test_closed_form_without_a_perturbation_it_is_the_clean_cross_entropy():
+    net, batch = _net().eval(), _batches(1)[0]
+    loss = TRADES()(net, batch, batch.x)
+    assert float(loss.parts["kl"].detach()) == 0
+    torch.testing.assert_close(loss.total, F.cross_entropy(net(batch.x), batch.y))
+
+
+def test_closed_form_soft_targets_are_those_of_the_clean_part():
+    net, batch = _net().eval(), _batches(1)[0]
+    target = torch.full((8, 3), 1 / 3, dtype=torch.float64)
+    parts = TRADES()(net, replace(batch, target=target), batch.x).parts
+    wanted = -net(batch.x).log_softmax(dim=1).mean()
+    torch.testing.assert_close(parts["cross_entropy"], wanted)
+
+
+# -- settings -------------------------------------------------------------------------------------------
+
+
+def test_contract_an_attack_on_the_cross_entropy_raises_the_divergence_here():
+    own = PGD(threat=ThreatModel(eps=0.3), steps=40, step_size=0.01)
+    assert TRADES(attack=own).attack == replace(own, loss=KL())
+    assert TRADES(attack=FGSM(random_start=True)).attack == FGSM(random_start=True, loss=KL())
+    for other in (PGD(loss=Margin()), Noise()):
+        assert TRADES(attack=other).attack is other
+    assert AT(attack=own).attack.loss == CrossEntropy()
+
+
+def test_contract_on_the_command_line_it_keeps_the_ball_and_steps_of_the_recipe():
+    words = ["--objective", "trades", "--objective.beta", "1", "--objective.forwards", "3"]
+    run = parse(digits_at(), words, program="train", description="")
+    wanted = replace(digits_at().objective.attack, loss=KL())
+    assert run.objective == TRADES(attack=wanted, beta=1.0, forwards=3)
+    assert run.objective.attack.threat.eps == 0.1
+
+
+def test_contract_settings_that_cannot_be_meant_are_refused():
+    with pytest.raises(BadInput, match=r"no gradient at the clean input.*start='gaussian'"):
+        TRADES(attack=PGD(start="none"))
+    with pytest.raises(BadInput, match="random_start"):
+        TRADES(attack=FGSM())
+    with pytest.raises(BadInput, match="beta must be at least 0"):
+        TRADES(beta=-1.0)
+    with pytest.raises(BadInput, match="1, 2 or 3 forwards, not 4"):
+        TRADES(forwards=4)  # pyright: ignore[reportArgumentType]
