@@ -70,10 +70,10 @@ def test_contract_changed_files_are_decoded_again_and_unchanged_ones_are_not(tmp
     for split in ("train", "test"):
         laid(tmp_path / "set" / split, members(4), "zip")
     first = loaded(tmp_path / "set")
-    cached = sorted((tmp_path / "cache").rglob("*.npz"))
+    cached = sorted((tmp_path / "cache").rglob("*.npy"))
     again = loaded(tmp_path / "set")
     assert torch.equal(first.test.x, again.test.x)
-    assert sorted((tmp_path / "cache").rglob("*.npz")) == cached
+    assert sorted((tmp_path / "cache").rglob("*.npy")) == cached
     laid(tmp_path / "set" / "test", members(4) | {"cat/0.png": png(99)}, "zip")
     assert loaded(tmp_path / "set").test.x[0, 0, 0, 0] == 99
 
@@ -99,8 +99,8 @@ def test_contract_found_under_the_environment_variable(tmp_path: Path, monkeypat
     [
         ({"cat/1.png": png(1, size=(6, 4))}, "resize them first"),
         ({"cat/1.png": png(1, mode="L")}, "number of channels"),
-        ({"cat/1.png": b"no image"}, r"cat/1.png is not an image"),
-        ({"cat/1.png": png(1)[:45]}, r"cat/1.png is not an image, or was cut short"),
+        ({"cat/1.png": b"no image"}, r"cat/1.png in .*train(.zip)? is not an image"),
+        ({"cat/1.png": png(1)[:45]}, r"cat/1.png in .* is not an image, or was cut short"),
         ({"cow/1.png": png(1)}, "has classes .*'cow'.* in train"),
     ],
 )
@@ -150,3 +150,75 @@ def test_contract_an_altered_zip_is_refused(tmp_path: Path, offset: int):
 def test_contract_impossible_fields_are_refused(fields: dict):
     with pytest.raises(BadInput):
         Folder(**fields)
+
+
+def test_contract_a_zip_of_everything_is_the_same_data_set(tmp_path: Path):
+    """With train and test inside, in a folder of its own or not, found without its ending too."""
+    for split in ("train", "test"):
+        laid(tmp_path / "set" / split, members(4), "folder")
+    plain = loaded(tmp_path / "set")
+    for top in ("", "photos/"):
+        files = {f"{top}{split}/{name}": content for split in ("train", "test") for name, content in members(4).items()}
+        laid(tmp_path / "all", files | {f"{top}README.md": b"", "train/notes.txt": b""}, "zip")
+        for name in ("all.zip", "all"):
+            splits = loaded(tmp_path / name)
+            assert torch.equal(splits.train.x, plain.train.x) and torch.equal(splits.train.index, plain.train.index)
+            assert torch.equal(splits.test.y, plain.test.y) and splits.test.name == "all, test"
+
+
+def test_contract_a_zip_without_a_split_is_refused(tmp_path: Path):
+    laid(tmp_path / "all", {f"train/{name}": content for name, content in members(4).items()}, "zip")
+    with pytest.raises(BadInput, match=r"has no images in test/<class>/"):
+        loaded(tmp_path / "all.zip")
+
+
+def test_contract_classes_by_their_place(tmp_path: Path):
+    for split in ("train", "test"):
+        laid(tmp_path / "set" / split, members(6) | {f"ape/{i}.png": png(i) for i in range(6)}, "zip")
+    source = Folder(path=str(tmp_path / "set"), classes=(2, 0), per_class=3, validation=2)
+    splits = source.load(seed=0)
+    assert splits.train.classes == ("dog", "ape") and torch.bincount(splits.train.y).tolist() == [3, 3]
+    assert splits.test.name == "set (classes 2, 0), test"
+    with pytest.raises(BadInput, match="from 0 to 2"):
+        Folder(path=str(tmp_path / "set"), classes=(2, 3), validation=2).load(seed=0)
+
+
+def test_contract_images_of_another_size_in_test_are_refused(tmp_path: Path):
+    laid(tmp_path / "set" / "train", members(4), "zip")
+    laid(tmp_path / "set" / "test", {name: png(1, size=(7, 7)) for name in members(4)}, "zip")
+    with pytest.raises(BadInput, match="another size in train than in test"):
+        loaded(tmp_path / "set")
+
+
+def drawn(mode: str, **size: int) -> bytes:
+    content = io.BytesIO()
+    Image.new(mode, (size.get("width", 5), size.get("height", 4))).save(content, "PNG")
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (drawn("I;16"), "more than 8 bits"),
+        (drawn("1", width=5000, height=5000), "has 5000 x 5000 pixels"),
+        (drawn("1", width=12000, height=12000), "is not an image, or was cut short|has 12000 x 12000 pixels"),
+    ],
+    ids=["16 bits", "huge", "bomb"],
+)
+def test_contract_images_that_are_too_much_are_refused(tmp_path: Path, content: bytes, sentence: str):
+    for split in ("train", "test"):
+        laid(tmp_path / "set" / split, members(4) | {"cat/0.png": content}, "zip")
+    with pytest.raises(BadInput, match=sentence):
+        loaded(tmp_path / "set")
+
+
+def test_contract_a_drawing_that_is_a_program_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Pillow gives PostScript to a program of the system, whatever the file's ending."""
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("it was run"))
+    drawing = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 4\n%%EndComments\n%%EOF\n"
+    for split in ("train", "test"):
+        laid(tmp_path / "set" / split, members(4) | {"cat/0.png": drawing}, "folder")
+    with pytest.raises(BadInput, match="it is none of JPEG, PNG, BMP, WEBP"):
+        loaded(tmp_path / "set")

@@ -197,7 +197,7 @@ def served(small: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 def test_end_to_end_downloaded_once_into_the_cache(served: dict[str, Path], tmp_path: Path):
     first = MNIST(validation=50).load(seed=0)
-    assert len(list((tmp_path / "cache" / "robustscape" / "mnist").iterdir())) == 4
+    assert len(list((tmp_path / "cache" / "robustscape" / "mnist").glob("*.gz"))) == 4
     for path in served.values():
         path.unlink()
     second = MNIST(validation=50).load(seed=0)

@@ -5,7 +5,16 @@ from collections import Counter
 import pytest
 import torch
 
-from robustscape.data.splits import check_part, make_splits, of_classes, of_each_class, on_device, stratified
+from robustscape.data.splits import (
+    called,
+    check_choice,
+    check_part,
+    make_splits,
+    of_classes,
+    of_each_class,
+    on_device,
+    stratified,
+)
 from robustscape.types import BadInput, Images
 
 
@@ -112,3 +121,27 @@ def test_contract_a_whole_float_is_answered_with_the_number_meant():
 def test_contract_impossible_choices_are_refused(act, sentence: str):
     with pytest.raises(BadInput, match=sentence):
         act(images(10, 10, 10))
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"classes": (3,)}, r"numbers from 0 to 9, not \(3,\)"),
+        ({"classes": ()}, "two or more"),
+        ({"classes": (3, 3)}, "different"),
+        ({"classes": (3, 10)}, "from 0 to 9"),
+        ({"classes": (-1, 3)}, "from 0"),
+        ({"per_class": 0}, "per_class must be at least 1"),
+        ({"validation": 1000.0}, "did you mean 1000 images"),
+    ],
+)
+def test_contract_a_choice_that_no_data_set_has_is_refused(fields: dict, sentence: str):
+    usual = {"classes": None, "per_class": None, "validation": 0.1}
+    check_choice(**usual, known=10)
+    with pytest.raises(BadInput, match=sentence):
+        check_choice(**(usual | fields), known=10)
+
+
+def test_closed_form_the_largest_class_is_unknown_without_files():
+    check_choice(classes=(5, 999), per_class=1, validation=1)
+    assert called("MNIST", (5, 9)) == "MNIST (classes 5, 9)" and called("MNIST", None) == "MNIST"

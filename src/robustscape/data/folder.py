@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
-import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 
+from robustscape.data.archives import BROKEN, Stamps, contents, listed, memory, reason
+from robustscape.data.cache import Arrays, decoded, fingerprint, stamp
 from robustscape.data.fetch import find
-from robustscape.data.splits import check_part, make_splits
-from robustscape.results import written
+from robustscape.data.splits import called, check_choice, make_splits
 from robustscape.types import BadInput, Images, Splits
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+"""The decoders that a file may choose among: others of pillow's run programs."""
+
+_SPLITS = ("train", "test")
+_MOST_PIXELS = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """A folder holding ``train`` and ``test``, each a zip file or a folder of ``<class>/<image file>``.
+    """A folder, or a zip of one, holding ``train`` and ``test``, each a folder (or a zip) of ``<class>/<image file>``.
 
     The order goes through the classes (sorted by name) in turn, file by file (numbers in names as numbers), so
     the first n images of every split are balanced. Decoded once into the user's cache, in the first image's
-    size: all must have one.
+    size: all must have one. Nothing is unpacked onto the disk.
 
     Attributes:
-        path: The folder; also looked for in the folder that the environment variable ROBUSTSCAPE_DATA names.
+        path: The folder or the zip; also looked for in the folder that the environment variable ROBUSTSCAPE_DATA
+            names.
         name: What tables call the data set, for example "CIFAR-10 (JPEG)"; "" for the folder's name.
+        classes: Which classes, by their place among the sorted names, for example 6 8: they become classes 0 and 1
+            in every split; None for all.
         per_class: Training images of each class, drawn by seed; None for all.
         validation: Size of the validation split, taken from the training set: an int is a number of
             images, a float a fraction in (0, 1).
@@ -40,55 +46,101 @@ class Folder:
 
     path: str = "cifar10-jpeg"
     name: str = ""
+    classes: tuple[int, ...] | None = None
     per_class: int | None = None
     validation: int | float = 1000
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        if self.per_class is not None and self.per_class < 1:
-            raise BadInput(f"per_class must be at least 1, not {self.per_class}; leave it out for all images")
-        check_part("validation", self.validation)
+        check_choice(classes=self.classes, per_class=self.per_class, validation=self.validation)
 
     def load(self, *, seed: int) -> Splits:
         """Read the data; ``seed`` draws validation and the images of per_class.
 
         A missing folder, a file that is not an image, or images of several sizes is a BadInput.
         """
-        folder = find(self.path, holding="train.zip and test.zip, or folders train and test,")
-        train, test = (self._images(folder, split) for split in ("train", "test"))
+        place = find(self.path, holding="train.zip and test.zip, or folders train and test,", ending=".zip")
+        name = called(self.name or place.name.removesuffix(".zip"), self.classes)
+        train, test = (_images(source, inside, name) for source, inside in _sources(place))
         if train.classes != test.classes:
-            raise BadInput(f"{folder} has classes {train.classes} in train and {test.classes} in test")
-        return make_splits(train, test, validation=self.validation, per_class=self.per_class, seed=seed)
-
-    def _images(self, folder: Path, split: str) -> Images:
-        source = next((p for p in (folder / f"{split}.zip", folder / split) if p.exists()), None)
-        if source is None:
-            raise BadInput(f"{folder} has neither {split}.zip nor a folder {split}")
-        files = _listed(source)
-        classes = tuple(sorted({name for name, _ in files}))
-        if len(classes) < 2:
-            raise BadInput(f"{source} holds images of {len(classes)} classes; did you mean <class>/<image file>?")
-        labels = torch.tensor([classes.index(name) for name, _ in files])
-        return Images(
-            x=torch.from_numpy(_pixels(source, [file for _, file in files])),
-            y=labels,
-            index=torch.arange(len(labels)),
-            classes=classes,
-            name=self.name or folder.name,
+            raise BadInput(f"{place} has classes {_few(train.classes)} in train and {_few(test.classes)} in test")
+        if train.x.shape[1:] != test.x.shape[1:]:
+            raise BadInput(f"{place} has images of another size in train than in test: resize them first")
+        return make_splits(
+            train,
+            test,
+            validation=self.validation,
+            classes=self.classes,
+            per_class=self.per_class,
+            seed=seed,
         )
 
 
-def _listed(source: Path) -> list[tuple[str, str]]:
-    """Return (class, file inside the source) in the set's order."""
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{', '.join(map(repr, names[:5]))}{more}"
+
+
+def _sources(place: Path) -> list[tuple[Path, str]]:
+    """Return for train and test what holds the files, and in which folder inside where it holds both."""
+    if place.is_file():
+        return [(place, split) for split in _SPLITS]
+    found = []
+    for split in _SPLITS:
+        source = next((p for p in (place / f"{split}.zip", place / split) if p.is_file() or p.is_dir()), None)
+        if source is None:
+            raise BadInput(f"{place} has neither {split}.zip nor a folder {split}")
+        found.append((source, ""))
+    return found
+
+
+def _images(source: Path, inside: str, name: str) -> Images:
     if source.is_dir():
-        names = [str(path.relative_to(source).as_posix()) for path in source.rglob("*") if path.is_file()]
-    else:
-        with _opened(source) as archive:
-            names = archive.namelist()
+        stamps = listed(source, _ENDINGS)
+        held = decoded(f"images-{fingerprint(stamps.items())}", lambda: _decoded(source, stamps))
+    else:  # to list 50,000 files takes longer than to read their pixels
+        key = fingerprint((inside, *stamp(source)))
+        held = decoded(f"images-{key}", lambda: _decoded(source, _listed(source, inside)))
+    return Images(
+        x=torch.from_numpy(held["x"]),
+        y=torch.from_numpy(held["y"]),
+        index=torch.arange(len(held["y"])),
+        classes=tuple(map(str, held["classes"])),
+        name=name,
+    )
+
+
+def _listed(source: Path, inside: str) -> Stamps:
+    """Return the images of a zip, or of one of its folders, which may stand in one that holds all."""
+    found = listed(source, _ENDINGS)
+    if inside:
+        found = {name: told for name, told in found.items() if _split(name) == inside}
+        if not found:
+            raise BadInput(f"{source} has no images in {inside}/<class>/; it needs train and test inside")
+    return found
+
+
+def _split(name: str) -> str | None:
+    """Return the split that a file's outermost folders name."""
+    return next((part for part in PurePosixPath(name).parts[:-2][:2] if part in _SPLITS), None)
+
+
+def _decoded(source: Path, stamps: Stamps) -> Arrays:
+    """Return pixels "x", (N, C, H, W), uint8, labels "y", (N,), int64, and the names of the "classes"."""
+    files = _ordered(stamps)
+    classes = sorted({label for label, _ in files})
+    if len(classes) < 2:
+        raise BadInput(f"{source} holds images of {len(classes)} classes; did you mean <class>/<image file>?")
+    number = {label: place for place, label in enumerate(classes)}
+    y = np.array([number[label] for label, _ in files], dtype=np.int64)
+    return {"x": _pixels(source, stamps, [file for _, file in files]), "y": y, "classes": np.array(classes)}
+
+
+def _ordered(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return (class, file inside the source) in the set's order."""
     by_class: dict[str, list[str]] = {}
     for name in names:
-        if name.lower().endswith(_ENDINGS):
-            by_class.setdefault(PurePosixPath(name).parent.name, []).append(name)
+        by_class.setdefault(PurePosixPath(name).parent.name, []).append(name)
     ranked = [
         (rank, label, file)
         for label, files in by_class.items()
@@ -99,65 +151,42 @@ def _listed(source: Path) -> list[tuple[str, str]]:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """Order "9.jpg" before "10.jpg"."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
-def _opened(source: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(source)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise BadInput(f"{source} is damaged or was cut short: {error}") from None
-
-
-def _contents(source: Path, files: list[str]) -> Iterator[bytes]:
-    if source.is_dir():
-        for file in files:
-            yield (source / file).read_bytes()
-        return
-    with _opened(source) as archive:
-        for file in files:
-            try:
-                yield archive.read(file)
-            except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-                raise BadInput(f"{file} in {source} is damaged: {error}") from None
-
-
-def _fingerprint(source: Path, files: list[str]) -> str:
-    """Name what is in a source without decoding it: names with checksums in a zip, names with sizes and times else."""
-    if source.is_dir():
-        stats = [(file, (source / file).stat()) for file in files]
-        told: object = [(file, s.st_size, s.st_mtime_ns) for file, s in stats]
-    else:
-        with _opened(source) as archive:
-            told = [(file, archive.getinfo(file).CRC) for file in files]
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
-
-
-def _pixels(source: Path, files: list[str]) -> np.ndarray:
-    """Return the decoded images, (N, C, H, W), uint8, from the cache where they are there."""
-    import pooch
-
-    cache = Path(pooch.os_cache("robustscape")) / "decoded" / f"{_fingerprint(source, files)}.npz"
-    if cache.is_file():
-        with np.load(cache, allow_pickle=False) as stored:
-            return stored["x"]
-    images = [_decoded(content, file) for content, file in zip(_contents(source, files), files, strict=True)]
-    odd = next((file for file, image in zip(files, images, strict=True) if image.shape != images[0].shape), None)
-    if odd is not None:
-        raise BadInput(f"{odd} in {source} has another size or number of channels than {files[0]}: resize them first")
-    x = np.stack(images)
-    with written(cache) as file:
-        np.savez(file, x=x)
+def _pixels(source: Path, stamps: Stamps, names: Sequence[str]) -> np.ndarray:
+    """Return the decoded images, (N, C, H, W), uint8."""
+    x = np.empty(0, np.uint8)
+    for place, (name, content) in enumerate(zip(names, contents(source, stamps, names), strict=True)):
+        image = _image(content, f"{name} in {source}")
+        if not place:
+            if len(names) * image.size > memory():
+                raise BadInput(f"{source} has {len(names):,} images of {image.shape}: more than this machine can hold")
+            x = np.empty((len(names), *image.shape), np.uint8)
+        elif image.shape != x.shape[1:]:
+            raise BadInput(
+                f"{name} in {source} has another size or number of channels than {names[0]}: resize them first"
+            )
+        x[place] = image
     return x
 
 
-def _decoded(content: bytes, name: str) -> np.ndarray:
+def _image(content: bytes, name: str) -> np.ndarray:
     """Return one image as (C, H, W), uint8: one channel for grey images, three for all others."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > _MOST_PIXELS:
+                raise BadInput(f"{name} has {width} x {height} pixels, more than can be meant; resize it first")
+            if image.mode.startswith(("I", "F")):
+                raise BadInput(f"{name} has more than 8 bits per pixel and channel; convert it first")
             pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:  # pillow raises each
-        raise BadInput(f"{name} is not an image, or was cut short: {error}") from None
+    except BadInput:
+        raise
+    except UnidentifiedImageError:
+        raise BadInput(f"{name} is not an image, or was cut short: it is none of {', '.join(_FORMATS)}") from None
+    except (*BROKEN, Image.DecompressionBombError) as error:
+        raise BadInput(f"{name} is not an image, or was cut short: {reason(error)}") from None
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from robustscape.data import sources
+from robustscape.data.arrays import to_images
 from robustscape.data.fetch import read
-from robustscape.data.splits import check_part, make_splits
+from robustscape.data.sources import Source
+from robustscape.data.splits import called, check_choice, make_splits
 from robustscape.types import BadInput, Images, Splits
 
 _UNSIGNED_BYTES = 0x08
@@ -37,14 +39,7 @@ class MNIST:
 
     def __post_init__(self) -> None:
         """Refuse what MNIST cannot give."""
-        chosen = self.classes
-        if chosen is not None and (
-            len(chosen) < 2 or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(10))
-        ):
-            raise BadInput(f"classes must be two or more different digits from 0 to 9, not {chosen}")
-        if self.per_class is not None and self.per_class < 1:
-            raise BadInput(f"per_class must be at least 1, not {self.per_class}; leave it out for all images")
-        check_part("validation", self.validation)
+        check_choice(classes=self.classes, per_class=self.per_class, validation=self.validation, known=10)
 
     def load(self, *, seed: int) -> Splits:
         """Read (and download if need be) the data; ``seed`` draws validation and the images of per_class.
@@ -52,28 +47,42 @@ class MNIST:
         A file that is damaged, or missing and not to be downloaded, is a BadInput, and so is a per_class of
         more images than there are.
         """
+        names = tuple(str(digit) for digit in range(10))
+        train, test = idx_images(sources.MNIST, "mnist", self.data_dir, names, called("MNIST", self.classes))
         return make_splits(
-            self._images("train"),
-            self._images("test"),
+            train,
+            test,
             validation=self.validation,
             classes=self.classes,
             per_class=self.per_class,
             seed=seed,
         )
 
-    def _images(self, split: str) -> Images:
+
+def idx_images(
+    files: Mapping[str, Source], dataset: str, data_dir: str | None, classes: tuple[str, ...], name: str
+) -> tuple[Images, Images]:
+    """Return the training and the test set that are in four idx files of grey images and labels.
+
+    Args:
+        files: The sources "train images", "train labels", "test images" and "test labels".
+        dataset: Name of the data set's own folder.
+        data_dir: A folder of the user's, or None.
+        classes: Name of each class.
+        name: What tables call the data set.
+
+    Raises:
+        BadInput: a file is damaged, or missing and not to be downloaded.
+    """
+
+    def images(split: str) -> Images:
         x, y = (
-            idx(read(sources.MNIST[f"{split} {part}"], "mnist", self.data_dir), f"MNIST's {split} {part}")
+            idx(read(files[f"{split} {part}"], dataset, data_dir), f"{name}'s {split} {part}")
             for part in ("images", "labels")
         )
-        only = "" if self.classes is None else f" (classes {', '.join(map(str, self.classes))})"
-        return Images(
-            x=torch.from_numpy(x)[:, None],
-            y=torch.from_numpy(y.astype(np.int64)),
-            index=torch.arange(len(y)),
-            classes=tuple(str(digit) for digit in range(10)),
-            name=f"MNIST{only}",
-        )
+        return to_images(x, y, classes=classes, name=name)
+
+    return images("train"), images("test")
 
 
 def idx(content: bytes, name: str) -> np.ndarray:
@@ -95,6 +104,6 @@ def idx(content: bytes, name: str) -> np.ndarray:
         raise BadInput(f"{name} is not an idx file of unsigned bytes: it begins with {content[:4].hex(' ')}")
     start = 4 + 4 * content[3]
     shape = np.frombuffer(content[4:start], dtype=">u4").tolist() if len(content) >= start else []
-    if len(shape) != content[3] or len(content) - start != math.prod(shape):
+    if len(shape) != content[3] or not shape or len(content) - start != math.prod(shape):
         raise BadInput(f"{name} was cut short: {len(content)} bytes do not fit its header")
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape).copy()

@@ -28,6 +28,35 @@ def check_part(name: str, part: int | float) -> None:
         raise BadInput(f"{name} must be at least 1 image or a fraction in (0, 1), not {part}")
 
 
+def check_choice(
+    *, classes: tuple[int, ...] | None, per_class: int | None, validation: int | float, known: int | None = None
+) -> None:
+    """Refuse what no data set can give of itself; each has these fields, and hands them to ``make_splits``.
+
+    Args:
+        classes: Which classes, None for all.
+        per_class: Training images of each class, None for all.
+        validation: Size of the validation split, as ``check_part`` has it.
+        known: How many classes there are, None where only the files can tell.
+
+    Raises:
+        BadInput: fewer than two classes, a class twice or one that is not there, no image of a class, or no part.
+    """
+    if classes is not None:
+        below = min(classes, default=0) >= 0 and (known is None or max(classes, default=0) < known)
+        if len(classes) < 2 or len(set(classes)) < len(classes) or not below:
+            last = "" if known is None else f" to {known - 1}"
+            raise BadInput(f"classes must be two or more different numbers from 0{last}, not {classes}")
+    if per_class is not None and per_class < 1:
+        raise BadInput(f"per_class must be at least 1, not {per_class}; leave it out for all images")
+    check_part("validation", validation)
+
+
+def called(name: str, classes: tuple[int, ...] | None) -> str:
+    """Return a data set's name with the classes that were chosen, for example "MNIST (classes 3, 7)"."""
+    return name if classes is None else f"{name} (classes {', '.join(map(str, classes))})"
+
+
 def stratified(images: Images, part: int | float, *, seed: int, purpose: str) -> tuple[Tensor, Tensor]:
     """Split a set in two so that each class has its share of the second, to within one image.
 
