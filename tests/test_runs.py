@@ -1,10 +1,12 @@
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from robustscape.config import from_plain, to_plain
+from robustscape.recipes.digits import digits_at
 from robustscape.results import read_json, read_run, save, write_json
 from robustscape.runs import checkpoints, grouped, labels, logs, read_folders, read_runs
 from robustscape.runtime import Runtime
@@ -50,6 +52,18 @@ def test_contract_where_a_run_was_made_changes_no_group_and_a_run_of_schema_1_is
     write_json(paths[2] / "run.json", read_json(paths[2] / "run.json") | {"schema": 1})
     assert [f.group for f in read_runs(paths)] == [0, 0, 0]
     assert from_plain(read_run(paths[2])["run"]["runtime"]) == Runtime(device="cpu", compile="no")
+
+
+def test_contract_runs_of_before_and_after_a_new_field_are_one_group(tmp_path, fake):
+    for seed in (0, 1):
+        folder = fake.run(tmp_path / f"at-{seed}", name="at", seed=seed)
+        head = json.loads((folder / "run.json").read_text())
+        head["run"] = to_plain(replace(digits_at(), seed=seed))
+        if seed == 0:
+            del head["run"]["objective"]["attack"]["loss"]
+            del head["run"]["model"]["activation"]
+        (folder / "run.json").write_text(json.dumps(head))
+    assert {folder.group for folder in read_runs([tmp_path])} == {0}
 
 
 def test_contract_groups_of_one_name_are_told_apart_by_what_differs(tmp_path, fake):

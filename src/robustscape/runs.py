@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robustscape.config import from_plain, to_plain
 from robustscape.evaluation.result import AdversarialImages, Evaluation
 from robustscape.landscape.flatness import FlatnessResult
 from robustscape.landscape.histograms import WeightResult
@@ -226,7 +227,16 @@ def _studies(folder: Path) -> list[StudyFolder]:
 def _head(folder: Path) -> dict[str, Any]:
     if not (folder / "run.json").is_file():
         return {"name": folder.resolve().name, "run": {}}
-    return read_run(folder)
+    head = read_run(folder)
+    return head | {"run": _whole(head["run"])}
+
+
+def _whole(run: Plain) -> Plain:
+    """Return a run with the fields that did not exist when it was written, which stand for what was done then."""
+    try:
+        return to_plain(from_plain(run))
+    except (BadInput, TypeError, ValueError):  # of a version that is too far away
+        return run
 
 
 def _key(folder: Path, head: Mapping[str, Any]) -> str:

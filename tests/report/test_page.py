@@ -59,7 +59,7 @@ def test_contract_the_page_is_well_formed_and_labelled(parsed):
     levels = [int(tag[1]) for tag in tags if re.fullmatch("h[1-6]", tag)]
     assert all(after <= before + 1 for before, after in pairwise(levels))
     assert all(attrs["alt"] for tag, attrs in parsed.tags if tag == "img")
-    assert tags.count("table") == tags.count("caption") == 5
+    assert tags.count("table") == tags.count("caption") == 6
     assert all(attrs["aria-label"] for tag, attrs in parsed.tags if attrs.get("role") in {"img", "region", "group"})
     references = {attrs["href"][1:] for tag, attrs in parsed.tags if tag == "a"}
     labelled = {attrs["aria-labelledby"] for _, attrs in parsed.tags if "aria-labelledby" in attrs}

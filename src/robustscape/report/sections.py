@@ -14,6 +14,7 @@ from robustscape.display import difference, threat_words, tracked_sets
 from robustscape.evaluation.result import AdversarialImages
 from robustscape.report import charts, pieces, tables, words
 from robustscape.report.charts import Chart
+from robustscape.report.comparing import comparisons
 from robustscape.runs import RunFolder, checkpoints, grouped, labels, logs
 
 _SHOWN = 8  # images of each run
@@ -100,6 +101,17 @@ def classes(folders: Sequence[RunFolder]) -> str:
     lead = "A low mean can hide one class that is easily attacked."
     caption = "Robust error of each class on the test images, last epoch."
     return pieces.section("classes", "Classes", lead, pieces.table(table, caption=caption))
+
+
+def comparison(folders: Sequence[RunFolder]) -> str:
+    """Return the table of methods against the most robust one, image by image, "" where nothing pairs."""
+    table = comparisons(folders)
+    if table is None:
+        return ""
+    lead = "Judged on the same images, two methods can be told apart where their intervals overlap."
+    caption = "Differences to the method named in the first column, last epoch, test images: above 0 is worse."
+    content = pieces.table(table, caption=caption, groups=False)
+    return pieces.section("comparison", "Image by image", lead, content)
 
 
 def images(folders: Sequence[RunFolder]) -> str:
