@@ -4,12 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from robustscape.data.digits import Digits
+from robustscape.data.folder import Folder
 from robustscape.data.splits import of_classes
 from robustscape.evaluation.subject import drained
 from robustscape.models.linear import Linear
-from robustscape.studies.trained import Trained, accuracy
+from robustscape.streams import Streams
+from robustscape.studies.trained import Trained, TrainedOn, accuracy, with_all
 from robustscape.training.optimizers.sgd import SGD
 from robustscape.training.settings import Training
 from robustscape.types import BadInput, Splits
@@ -72,6 +75,30 @@ def test_contract_names_tell_cells_apart_and_eps_0_is_one():
              for e in (0.1, 0.2)]  # fmt: skip
     assert len({cell.name for cell in cells}) == 8
     assert Trained(training=TRAINING).name == "natural"
+
+
+def test_end_to_end_images_in_folders_stand_in_for_the_studys(tmp_path, data, monkeypatch):
+    """Of three classes the two named, in the order named, those of validation among them."""
+    monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / name)
+    for split, count in (("train", 30), ("test", 10)):
+        for place, name in enumerate(("bird", "frog", "ship")):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = Streams(number, (split, name)).integers(100, 4, 4, 3).numpy().astype("uint8")
+                pixels[:, :, place] += 120
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    source = Folder(path=str(tmp_path / "images"), validation=6)
+    cell = TrainedOn(source=source, classes=("ship", "frog"), trained=Trained(training=TRAINING))
+    assert (cell.name, cell.needs) == ("ship-frog-natural", ())
+    value = drained(cell.running(data, {}))
+    assert value["clean"] == {"train": 1.0, "test": 1.0}
+    _, green, blue = torch.tensor(value["w"]).view(3, 16).sum(dim=1).tolist()
+    assert green > 0 > blue
+    whole = with_all(source.load(seed=0)).train
+    assert whole.index.tolist() == list(range(90))
+    with pytest.raises(BadInput, match="has no class 'frogs'; there are: bird, frog, ship"):
+        drained(replace(cell, classes=("ship", "frogs")).running(data, {}))
 
 
 def test_contract_what_cannot_be_meant_is_refused():

@@ -9,8 +9,10 @@ from robustscape.cli.study import studies
 from robustscape.config import from_plain, to_plain
 from robustscape.evaluation.subject import drained
 from robustscape.report.tables import to_csv
+from robustscape.studies.optimum import Optimum, Reach
 from robustscape.studies.published import published
 from robustscape.studies.runner import studying
+from robustscape.studies.trained import Trained
 from robustscape.studies.yamada import Yamada
 from robustscape.types import BadInput
 
@@ -43,28 +45,98 @@ def test_reference_published_rows_are_consistent(name):
 
 def test_contract_tables_share_the_training_at_eps_0():
     study = Yamada()
-    cells = [study.cells(part) for part in TABLES]
+    cells = [[cell for cell in study.cells(part) if isinstance(cell, Trained)] for part in TABLES]
     assert [len(part) for part in cells] == [6, 6, 9, 5]
     assert len({part[0] for part in cells}) == 1
     assert len({cell for part in cells for cell in part}) == 6 + 5 + 8 + 4
+    assert {cell for part in cells for cell in part} == set(study.cells("norms"))
 
 
-def test_end_to_end_a_small_study_shows_our_numbers_beside_the_published(tmp_path):
+def test_contract_beside_each_row_of_pgd_stands_an_optimum():
+    study = Yamada()
+    for part, norm in (("table1", "l2"), ("table3", "linf")):
+        cells = study.cells(part)
+        optima = [cell for cell in cells if isinstance(cell, Optimum)]
+        assert [cell.trained for cell in optima] == [cell for cell in cells if isinstance(cell, Trained)]
+        assert {cell.norm for cell in optima} == {norm}
+        assert set(optima) <= set(study.cells("optimum"))
+    assert [cell.name for cell in study.cells("table3") if isinstance(cell, Reach)] == ["reach-0.3"]
+    assert not [cell for cell in replace(study, scale="small").cells("table3") if isinstance(cell, Reach)]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The tables of a small study, by part, and what stands beside them."""
     study = Yamada(scale="small", train_steps=3, test_steps=5)
     study = replace(study, training=replace(study.training, epochs=2))
-    results = drained(studying(study, out=tmp_path, only=["table1", "table4"]))
-    assert [result.part for result in results] == ["table1", "table4"]
-    for result in results:
-        table, printed = result.shown.table, published(f"yamada/{result.part}")
-        names = [column.title() for column in table.columns]
-        train, paper, difference = (
-            names.index(f"Train{what}") for what in (", %", ", paper, %", ", difference, points")
-        )
-        for row, one in zip(table.rows, printed.rows, strict=True):
-            assert row[paper].value == one.train
-            assert row[difference].value == pytest.approx(row[train].value - one.train)
-        assert any("differences mean nothing" in text for text in result.shown.notes)
-    assert to_csv(results[1].shown.table).splitlines()[2].startswith("4/255,")
+    parts = (*TABLES, "optimum", "norms", "cifar2")
+    results = drained(studying(study, out=tmp_path_factory.mktemp("small"), only=parts))
+    assert tuple(result.part for result in results) == parts
+    return {result.part: result.shown for result in results}
+
+
+def _column(table, title):
+    place = [column.title() for column in table.columns].index(title)
+    return [getattr(row[place], "value", row[place]) for row in table.rows]
+
+
+@pytest.mark.parametrize("part", TABLES)
+def test_end_to_end_a_small_study_shows_our_numbers_beside_the_published(small, part):
+    shown, printed = small[part], published(f"yamada/{part}")
+    eps = _column(shown.table, "ε")
+    assert [text for text in eps if text != "63.75/255"] == [
+        f"{row.eps:g}{'/255' * (printed.unit == 255)}" for row in printed.rows
+    ]
+    paper, ours, apart = (
+        _column(shown.table, f"Train{what}") for what in (", paper, %", ", %", ", difference, points")
+    )
+    assert [value for value in paper if value is not None] == [row.train for row in printed.rows]
+    for one, other, difference in zip(ours, paper, apart, strict=True):
+        assert difference is other is None or difference == pytest.approx(one - other)
+    assert any("differences mean nothing" in text for text in shown.notes)
+    assert ("Optimum" in [column.title() for column in shown.table.columns]) == (part in ("table1", "table3"))
+    assert len(to_csv(shown.table).splitlines()) == 1 + len(eps)
+
+
+def test_end_to_end_the_optimum_or_the_largest_margin_stands_beside_each_row(small):
+    for part, lasting in (("table1", 3), ("table3", 6)):  # rows that are separable, of the small images
+        words = _column(small[part].table, "Optimum")
+        assert words == ["none: separable"] * lasting + ["optimum"] * (len(words) - lasting)
+        assert _column(small[part].table, "Train, solved, %")[:lasting] == [100.0] * lasting
+    assert _column(small["table3"].table, "Train, solved in the box, %")[5:7] == [None, pytest.approx(100, abs=5)]
+    table = small["optimum"].table
+    for words, loss, trained in zip(
+        *(_column(table, name) for name in ("Solution", "Loss, nats", "Loss, trained, nats")), strict=True
+    ):
+        assert loss is None if words == "none: separable" else loss < trained
+    assert any("L2 0.59112" in text for text in small["optimum"].notes)
+
+
+def test_end_to_end_norms_of_all_trainings_are_shown_with_a_figure(small):
+    shown = small["norms"]
+    assert len(shown.table.rows) == 6 + 6 + 9 + 5
+    for table, value in zip(_column(shown.table, "Table"), _column(shown.table, "‖w‖₂ over that at 0"), strict=True):
+        assert 0.3 < value < 3, table
+    l2, linf = shown.panels
+    assert [line.name for line in l2.lines] == [line.name for line in linf.lines] == ["PGD", "noise"]
+    assert l2.lines[0].x == (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    assert list(l2.lines[0].y) == _column(shown.table, "‖w‖₂")[:6]
+
+
+def test_contract_cifar2_is_left_out_where_its_images_are_not(small, tmp_path, monkeypatch):
+    assert small["cifar2"].table.rows == ()
+    assert small["cifar2"].notes[-1] == "Left out: only done at the paper's scale."
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ROBUSTSCAPE_DATA", str(tmp_path))
+    assert Yamada().cells("cifar2") == ()
+    assert Yamada().show("cifar2", {}).notes[-1] == "Left out: there is no folder cifar10-jpeg."
+    (tmp_path / "cifar10-jpeg").mkdir()
+    cells = Yamada().cells("cifar2")
+    assert [cell.name for cell in cells] == ["frog-ship-natural", "frog-ship-linf-0.03137-pgd"]
+    accuracies = {"train": 0.9, "test": 0.8}
+    shown = Yamada().show("cifar2", dict.fromkeys(cells, dict.fromkeys(("clean", "found", "exact"), accuracies)))
+    assert _column(shown.table, "ε") == ["0/255", "8/255"]
+    assert _column(shown.table, "test, clean, %") == [80.0, 80.0]
 
 
 def test_end_to_end_all_training_images_are_used():

@@ -13,6 +13,8 @@ from robustscape.attacks.noise import Noise
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
 from robustscape.data.batches import Loader
+from robustscape.data.folder import Folder
+from robustscape.data.splits import of_classes
 from robustscape.linear.adversary import worst_input
 from robustscape.models.linear import Linear, LinearNetwork
 from robustscape.objectives.at import AT
@@ -151,6 +153,58 @@ class Trained:
             return found.view_as(x)
 
         return change
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedOn:
+    """A training on two classes of images in folders instead of the study's images.
+
+    Attributes:
+        source: The images. Their content is not part of the cell: other images belong into a folder of another name.
+        classes: Names of two of its classes, which become 0 and 1.
+        trained: The training.
+    """
+
+    source: Folder
+    classes: tuple[str, str]
+    trained: Trained
+
+    @property
+    def name(self) -> str:
+        """What its file is called."""
+        return f"{'-'.join(self.classes)}-{self.trained.name}"
+
+    @property
+    def needs(self) -> tuple[Cell, ...]:
+        """It needs no other cell."""
+        return ()
+
+    def running(self, data: Splits, values: Mapping[Any, Plain]) -> Generator[tuple[int, int], None, Plain]:
+        """Read the images, train and judge, yielding (done, total); returns what ``Trained`` does.
+
+        Args:
+            data: Not used.
+            values: Of no other cell.
+
+        Raises:
+            BadInput: images that are not there or cannot be read, or without these classes.
+        """
+        whole = self.source.load(seed=self.trained.seed)
+        known = whole.train.classes
+        missing = next((name for name in self.classes if name not in known), None)
+        if missing is not None:
+            raise BadInput(f"{self.source.path} has no class {missing!r}; there are: {', '.join(known)}")
+        chosen = tuple(known.index(name) for name in self.classes)
+        parts = {name: of_classes(getattr(whole, name), chosen) for name in ("train", "validation", "test")}
+        return (yield from self.trained.running(with_all(Splits(**parts)), values))
+
+
+def with_all(splits: Splits) -> Splits:
+    """Return the splits with the images of validation back among those of training, in the order of their file."""
+    both = (splits.train, splits.validation)
+    together = {name: torch.cat([getattr(images, name) for images in both]) for name in ("x", "y", "index")}
+    order = together["index"].argsort()
+    return replace(splits, train=replace(splits.train, **{name: values[order] for name, values in together.items()}))
 
 
 def _shape(images: Images) -> tuple[int, int, int]:
