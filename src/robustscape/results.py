@@ -72,7 +72,7 @@ def read_json(path: Path) -> Plain:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise BadInput(f"there is no file {path}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"{path} is not JSON, or was cut short: {error}") from None
 
 
@@ -85,15 +85,16 @@ def read_run(folder: Path) -> dict[str, Plain]:
     path = folder / "run.json"
     document = read_json(path)
     document = document if isinstance(document, dict) else {}
-    if document.get("schema", 0) > SCHEMA:
-        raise BadInput(
-            f"{path} was written by a newer robustscape (schema {document['schema']}, this one reads {SCHEMA})"
-        )
+    schema = document.get("schema", 0)
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise BadInput(f"{path} was written by a newer robustscape (schema {schema}, this one reads {SCHEMA})")
     needed = {"run": dict, "name": str, "image": list, "classes": list, "provenance": dict}
-    if not all(isinstance(document.get(name), kind) for name, kind in needed.items()):
+    if not isinstance(schema, int) or not all(isinstance(document.get(name), kind) for name, kind in needed.items()):
         raise BadInput(f"{path} is not the run.json of robustscape: it needs {', '.join(needed)}")
     runtime = document["run"].get("runtime", {})
-    if document.get("schema") == 1 and isinstance(runtime.get("compile"), bool):
+    if not isinstance(runtime, dict):
+        raise BadInput(f"{path} is not the run.json of robustscape: its runtime is {runtime!r}")
+    if schema == 1 and isinstance(runtime.get("compile"), bool):
         runtime |= {"type": "runtime.settings:Runtime", "compile": "yes" if runtime["compile"] else "no"}
     return document
 

@@ -1,6 +1,7 @@
 import json
 import sys
-from types import ModuleType
+from enum import Enum
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -75,12 +76,33 @@ def test_contract_describe_of_others_knows_nothing(tmp_path):
     assert describe(tmp_path / "weights.pt") == describe("timm:resnet18") == describe("package.module:net") == nothing
 
 
-@pytest.mark.parametrize("nest", [None, "state_dict", "model", "net"])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("nest", [None, "state_dict", "net", "ema", "state_dict_ema", "averaged", "model.ema"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model.", "ema_model.module."])
 def test_contract_a_state_dict_may_be_wrapped(tmp_path, nest, prefix):
     state = {prefix + name: value for name, value in make().state_dict().items()}
-    torch.save(state if nest is None else {nest: state, "epoch": 3}, tmp_path / "weights.pth")
+    for key in reversed(nest.split(".") if nest else []):
+        state = {key: state, "epoch": 3, "optimizer": {"state": {}}}
+    torch.save(state, tmp_path / "weights.pth")
     assert equal(load(tmp_path / "weights.pth", architecture=LENET, image=IMAGE, classes=3), make())
+
+
+def test_contract_an_average_counts_its_models(tmp_path):
+    average = torch.optim.swa_utils.AveragedModel(make())
+    torch.save(average.state_dict(), tmp_path / "weights.pt")
+    assert equal(load(tmp_path / "weights.pt", architecture=LENET, image=IMAGE, classes=3), make())
+
+
+def test_contract_of_several_state_dicts_one_may_be_named(tmp_path):
+    state = {"last": make(seed=1).state_dict(), "best": make(seed=2).state_dict(), "epoch": 3}
+    torch.save(state, tmp_path / "weights.pt")
+    for name, seed in (("last", 1), ("best", 2)):
+        with pytest.warns(UserWarning, match=f"of its state dicts '{name}' is taken, not '(last|best)'"):
+            found = load(tmp_path / "weights.pt", checkpoint=name, architecture=LENET, image=IMAGE, classes=3)
+        assert equal(found, make(seed=seed))
+    torch.save({"state_dict": state["last"], "ema_state_dict": state["best"]}, tmp_path / "weights.pt")
+    with pytest.warns(UserWarning, match="'state_dict' is taken, not 'ema_state_dict'"):
+        found = load(tmp_path / "weights.pt", architecture=LENET, image=IMAGE, classes=3)
+    assert equal(found, make(seed=1))
 
 
 def test_contract_anyones_safetensors_file_is_read(tmp_path):
@@ -137,10 +159,10 @@ def test_contract_a_name_too_many_is_refused(tmp_path):
         load(tmp_path / "weights.pt", architecture=LENET, image=IMAGE, classes=3)
 
 
-def test_contract_weights_alone_need_an_architecture(tmp_path):
+def test_contract_weights_alone_need_the_shape_of_an_image(tmp_path):
     torch.save(make().state_dict(), tmp_path / "weights.pt")
-    with pytest.raises(BadInput, match="weights alone: give the architecture"):
-        load(tmp_path / "weights.pt")
+    with pytest.raises(BadInput, match="weights alone: give the image's shape and the classes with the architecture"):
+        load(tmp_path / "weights.pt", architecture=LENET)
 
 
 class Opened:
@@ -205,7 +227,7 @@ def test_contract_a_header_that_says_nothing_is_refused(tmp_path, header, says):
 
 
 def test_contract_a_source_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(BadInput, match=r"a run's folder, a checkpoint .* package.module:function, or .* timm:NAME"):
+    with pytest.raises(BadInput, match=r"a run's folder, a checkpoint .* package.module:function, .* timm:NAME, or"):
         load("nothing")
     with pytest.raises(BadInput, match=r"there is no checkpoint .*weights\.pt"):
         load(tmp_path / "weights.pt")
@@ -282,6 +304,34 @@ def test_contract_an_architecture_is_for_checkpoints_only(package):
         load(f"{package}:net", architecture=LENET)
 
 
+def test_contract_a_functions_model_gets_the_weights_of_a_file(package, tmp_path):
+    linear = nn.Linear(64, 3)
+    torch.save({"state_dict": {f"module.1.{n}": v for n, v in linear.state_dict().items()}}, "w.pt")
+    x = torch.rand(2, *IMAGE)
+    torch.testing.assert_close(load(f"{package}:net", weights="w.pt")(x), linear(x.flatten(1)))
+    state = {f"model.1.{n}": v for n, v in linear.state_dict().items()}
+    torch.save(state | {"normalize.mean": torch.tensor([0.2]), "normalize.std": torch.tensor([0.5])}, "w.pt")
+    with pytest.warns(UserWarning, match="^w.pt: pixels are normalised by the mean 0.2 and std 0.5 that it holds"):
+        found = load(f"{package}:net", weights="w.pt")
+    torch.testing.assert_close(found(x), linear(((x - 0.2) / 0.5).flatten(1)))
+    with pytest.raises(BadInput, match=r"normalises inside already, by mean 0\.2 and std 0\.5"):
+        load(f"{package}:net", weights="w.pt", mean=(0.5,), std=(0.5,))
+    torch.save({"a.weight": linear.weight, "a.bias": linear.bias}, "w.pt")
+    with pytest.warns(UserWarning, match="taken in their order"):
+        torch.testing.assert_close(load(f"{package}:net", weights="w.pt")(x), linear(x.flatten(1)))
+
+
+def test_contract_weights_of_another_network_are_refused(package, run):
+    torch.save(nn.Linear(64, 4).state_dict(), "w.pt")
+    with pytest.raises(BadInput, match=r"w\.pt does not hold the weights of my_networks:net: '1\.weight' is missing"):
+        load(f"{package}:net", weights="w.pt")
+    with pytest.raises(BadInput, match=r"there is no checkpoint v\.pt"):
+        load(f"{package}:net", weights="v.pt")
+    for source in (run, run / "checkpoints" / "best.safetensors"):
+        with pytest.raises(BadInput, match="has weights of its own"):
+            load(source, weights="w.pt")
+
+
 @pytest.fixture
 def timm(monkeypatch):
     """A stand-in with the three things of timm that are used."""
@@ -326,3 +376,60 @@ def test_contract_without_timm_a_sentence_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(BadInput, match="timm:resnet18 needs timm, which is not installed: pip install timm"):
         load("timm:resnet18")
+
+
+# -- torchvision -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def torchvision(monkeypatch):
+    """A stand-in with the three functions of torchvision that are used."""
+
+    class Weights(Enum):
+        V1 = 1
+
+        def transforms(self):
+            return SimpleNamespace(mean=[0.5] * 3, std=[0.25] * 3)
+
+    def get_model(name, *, weights, num_classes=1000):
+        if weights and num_classes != 1000:
+            raise ValueError("expected value 1000 but got 3 instead")
+        model = nn.Sequential(nn.Conv2d(3, num_classes, 8, bias=False), nn.Flatten())
+        nn.init.constant_(model[0].weight, 1.0 if weights else 0.0)
+        return model
+
+    models = ModuleType("torchvision.models")
+    models.__dict__.update(
+        get_model=get_model,
+        list_models=lambda module: ["resnet18", "vgg11"] if module is models else [],
+        get_model_weights=lambda name: Weights,
+    )
+    monkeypatch.setitem(sys.modules, "torchvision", ModuleType("torchvision"))
+    monkeypatch.setitem(sys.modules, "torchvision.models", models)
+
+
+def test_contract_a_torchvision_name_gives_an_untrained_or_a_pretrained_model(torchvision):
+    x = torch.ones(2, 3, 8, 8)
+    assert torch.equal(load("torchvision:resnet18", image=(3, 8, 8), classes=3)(x), torch.zeros(2, 3))
+    assert torch.equal(load("torchvision:resnet18.V1")(x), torch.full((2, 1000), 3 * 64 * 2.0))
+    assert torch.equal(load("torchvision:resnet18.V1", mean=(0.0,), std=(1.0,))(x), torch.full((2, 1000), 3 * 64.0))
+
+
+@pytest.mark.parametrize(
+    "name, settings, says",
+    [
+        ("torchvision:resnet81", {}, r"torchvision has no classifier 'resnet81' \(did you mean resnet18\?\)"),
+        ("torchvision:resnet18.V2", {}, r"has no weights 'V2' of resnet18 \(did you mean V1\?\); there are: V1"),
+        ("torchvision:resnet18.V1", {"classes": 3}, "cannot make resnet18.V1: expected value 1000 but got 3"),
+        ("torchvision:resnet18", {"image": (1, 8, 8)}, "take images of 3 channels, not 1"),
+    ],
+)
+def test_contract_what_torchvision_does_not_have_is_refused(torchvision, name, settings, says):
+    with pytest.raises(BadInput, match=says):
+        load(name, **settings)
+
+
+def test_contract_without_torchvision_a_sentence_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(BadInput, match="torchvision:resnet18 needs torchvision, which is not installed: pip install"):
+        load("torchvision:resnet18")

@@ -83,6 +83,33 @@ def test_reference_is_the_network_of_robust_overfitting_and_its_other_forms(form
     torch.testing.assert_close(model(x), _naive(x, model.state_dict(), form), rtol=1e-10, atol=1e-10)
 
 
+def _naive_gowal(x: Tensor, state: dict[str, Tensor]) -> Tensor:
+    """Evaluate the network from its state dict alone, as the code of Gowal et al. defines it."""
+    h = F.conv2d(x, state["conv1.weight"], padding=1)
+    for stage in (1, 2, 3, 4):
+        for block in (0, 1):
+            name = f"layer{stage}.{block}"
+            stride = 2 if stage > 1 and block == 0 else 1
+            around = (0, 1, 0, 1) if stride == 2 else (1, 1, 1, 1)
+            a = F.silu(_batch_norm(h, state, f"{name}.bn1"))
+            if stride == 2:
+                h = F.conv2d(F.pad(h, around), state[f"{name}.shortcut.0.weight"], stride=2)
+            a = F.conv2d(F.pad(a, around), state[f"{name}.conv1.weight"], stride=stride)
+            a = F.silu(_batch_norm(a, state, f"{name}.bn2"))
+            h = F.conv2d(a, state[f"{name}.conv2.weight"], padding=1) + h
+    h = F.avg_pool2d(F.silu(_batch_norm(h, state, "bn")), 4)
+    return F.linear(h.flatten(1), state["linear.weight"], state["linear.bias"])
+
+
+def test_reference_is_the_network_of_gowal():
+    assert PreActResNet.gowal() == PreActResNet(shortcut="raw", projection=3, padding="same", activation="silu")
+    model = replace(PreActResNet.gowal(), width=2).build(image=(3, 32, 32), classes=4, seed=0).double()
+    x = torch.rand(4, 3, 32, 32, dtype=torch.float64)
+    model.train()(x)  # running statistics of their own
+    model.eval()
+    torch.testing.assert_close(model(x), _naive_gowal(x, model.state_dict()), rtol=1e-10, atol=1e-10)
+
+
 def test_closed_form_zhengs_initial_weights_have_the_variance_of_their_fan_out():
     model = replace(FORMS["zheng"], width=32).build(image=(3, 8, 8), classes=3, seed=0)
     weight = model.layer4[1].conv2.weight.detach()
@@ -90,15 +117,18 @@ def test_closed_form_zhengs_initial_weights_have_the_variance_of_their_fan_out()
     assert not model.linear.bias.any()
 
 
+@pytest.mark.parametrize("form", [PreActResNet(width=2), replace(PreActResNet.gowal(), width=2)])
 @pytest.mark.parametrize("size", [(1, 1), (8, 8), (28, 28), (33, 20)])
-def test_contract_takes_any_image_size(size):
-    model = PreActResNet(width=2).build(image=(1, *size), classes=3, seed=0)
+def test_contract_takes_any_image_size(size, form):
+    model = form.build(image=(1, *size), classes=3, seed=0)
     assert model(torch.rand(4, 1, *size)).shape == (4, 3)
 
 
 @pytest.mark.parametrize(
     "fields, says",
     [
+        ({"projection": 2}, "projection must be one of 1, 3, not 2"),
+        ({"padding": "after"}, "padding must be one of both, same, not 'after'"),
         ({"depth": 50}, "one of 18, 34, not 50"),
         ({"width": 0}, "width"),
         ({"activation": "rleu"}, "did you mean relu"),

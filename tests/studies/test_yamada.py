@@ -9,7 +9,7 @@ from robustscape.cli.study import studies
 from robustscape.config import from_plain, to_plain
 from robustscape.evaluation.subject import drained
 from robustscape.report.tables import to_csv
-from robustscape.studies.optimum import Optimum, Reach
+from robustscape.studies.optimum import Margin, Optimum, Reach
 from robustscape.studies.published import published
 from robustscape.studies.runner import studying
 from robustscape.studies.trained import Trained
@@ -112,6 +112,24 @@ def test_end_to_end_the_optimum_or_the_largest_margin_stands_beside_each_row(sma
     assert any("L2 0.59112" in text for text in small["optimum"].notes)
 
 
+def test_closed_form_the_row_that_is_not_met_is_explained_by_its_own_numbers():
+    study, both = Yamada(), {"train": 0.9, "test": 0.8}
+    kinds = {
+        Trained: {"found": both, "exact": both, "clean": both, "w": [3.0, -4.0], "epoch": 1},
+        Optimum: {"free": {"outcome": "optimal", **both}, "boxed": {"train": 0.92, "test": 0.93}},
+        Margin: {"margin": 0.02, "upper": 0.02},
+        Reach: {"searched": {"train": 0.94, "test": 0.941}, "smaller": {"train": 0.953, "test": 0.963}},
+    }
+    shown = study.show("table3", {cell: kinds[type(cell)] for cell in study.cells("table3")})
+    note = shown.notes[-1]
+    assert "At 76.5/255 the paper prints 95.40 on train and 96.64 on test" in note
+    assert "in the box has 92.00 and 93.00" in note
+    assert "found on train 94.00 and 94.10" in note
+    assert "has 95.30 and 96.30 under 63.75/255" in note
+    assert any("up to ε = 0.02000 = 5.10/255" in text for text in shown.notes)
+    assert set(_column(shown.table, "‖w‖₂")) == {5.0}
+
+
 def test_end_to_end_norms_of_all_trainings_are_shown_with_a_figure(small):
     shown = small["norms"]
     assert len(shown.table.rows) == 6 + 6 + 9 + 5
@@ -121,6 +139,9 @@ def test_end_to_end_norms_of_all_trainings_are_shown_with_a_figure(small):
     assert [line.name for line in l2.lines] == [line.name for line in linf.lines] == ["PGD", "noise"]
     assert l2.lines[0].x == (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     assert list(l2.lines[0].y) == _column(shown.table, "‖w‖₂")[:6]
+    norms = {"L2 noise": _column(shown.table, "‖w‖₂")[6:12], "L∞ noise": _column(shown.table, "‖w‖₂")[21:]}
+    for what, values in norms.items():
+        assert f"{max(values) / min(values):.2f} under {what}" in shown.notes[0]
 
 
 def test_contract_cifar2_is_left_out_where_its_images_are_not(small, tmp_path, monkeypatch):

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import nn
 
 from robustscape.cli.components import SPREAD
+from robustscape.cli.display import note
 from robustscape.config import from_plain, to_plain
 from robustscape.recipes.run import Run
 from robustscape.results import read_run
 from robustscape.runtime import Runtime
 from robustscape.runtime.launching import started
-from robustscape.runtime.ranks import first_alone, from_first, world
+from robustscape.runtime.ranks import first_alone, from_first, is_first, world
 from robustscape.types import Architecture, BadInput, DataSource, Images, Splits, Subject
 
 FORMS = (
-    "SOURCE is a run directory, or one of several, a checkpoint (.safetensors, .pt), package.module:function or "
-    "timm:NAME."
+    "SOURCE is a run directory, or one of several, a checkpoint (.safetensors, .pt, .pth), package.module:function, "
+    "timm:NAME or torchvision:NAME."
 )
 """What a SOURCE may be, for help."""
 
@@ -29,7 +31,7 @@ class Source:
     """One model, or the checkpoints of one run.
 
     Attributes:
-        text: A run directory, a checkpoint, ``package.module:function`` or ``timm:NAME``.
+        text: A run directory, a checkpoint, ``package.module:function``, ``timm:NAME`` or ``torchvision:NAME``.
         folder: Directory whose ``results/`` takes what is found out about it.
         run: The run that it came from, None for a model from elsewhere.
     """
@@ -72,7 +74,7 @@ def sources(words: list[str]) -> list[Source]:
 
 
 def _slug(word: str) -> str:
-    return re.sub(r"[^\w.=-]+", "-", word.removesuffix(".safetensors").removesuffix(".pt")).strip("-.")
+    return re.sub(r"[^\w.=-]+", "-", re.sub(r"\.(safetensors|pth?)$", "", word)).strip("-.")
 
 
 def _run(folder: Path) -> Run:
@@ -89,7 +91,9 @@ class Look:
 
     Attributes:
         data: The data set; by default the run's own.
-        architecture: The network that a checkpoint's weights belong to, where it does not say so itself.
+        architecture: The network that a checkpoint's weights belong to, where it does not say so itself; by default
+            the one that fits their shapes.
+        weights: Checkpoint whose weights the model of a function, of timm or of torchvision gets.
         mean: Per channel, what a missing normalisation subtracts, in pixel units; with --std.
         std: Per channel, what it divides by.
         seed: Seed of every random number; by default the run's own. A run is always looked at on the splits that it
@@ -101,6 +105,7 @@ class Look:
 
     data: DataSource | None = None
     architecture: Architecture | None = None
+    weights: Path | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     seed: int = 0
@@ -138,7 +143,8 @@ def ranked(look: Look, processes: int) -> Look:
 def folder_of(source: Source, look: Look, count: int) -> Path:
     """Return the directory that takes the results of one of ``count`` sources."""
     if look.out is None:
-        return source.folder
+        own = source.folder
+        return own if look.weights is None else own.with_name(f"{own.name}-{_slug(look.weights.name)}")
     return look.out if count == 1 else look.out / _slug(source.text)
 
 
@@ -156,29 +162,46 @@ def splits_of(source: Source, look: Look) -> Splits:
 def model_of(source: Source, look: Look, checkpoint: str, images: Images) -> nn.Module:
     """Return the model, in eval mode, on the device, the same on every rank; what it does not say the images tell.
 
+    One that came from elsewhere and is no better than chance on the first images is said to be so.
+
     Raises:
-        BadInput: bare weights without the network that they belong to, or a model that cannot be loaded.
+        BadInput: weights that fit no network, or a model that cannot be loaded.
     """
     from robustscape.models.loading import describe, load
 
     about = describe(source.text, checkpoint=checkpoint)
-    if Path(source.text).is_file() and not (look.architecture or about["architecture"]):
-        raise BadInput(f"{source.text} holds weights alone; name their network, such as --architecture lenet")
     channels, height, width = images.x.shape[1:]
-    model = first_alone(
-        lambda: load(
-            source.text,
-            checkpoint=checkpoint,
-            architecture=look.architecture,
-            image=None if about["image"] else (channels, height, width),
-            classes=None if about["classes"] else len(images.classes),
-            mean=look.mean,
-            std=look.std,
+    with warnings.catch_warnings():
+        if not is_first():
+            warnings.simplefilter("ignore")  # it is said once
+        model = first_alone(
+            lambda: load(
+                source.text,
+                checkpoint=checkpoint,
+                architecture=look.architecture,
+                weights=look.weights,
+                image=None if about["image"] else (channels, height, width),
+                classes=None if about["classes"] else len(images.classes),
+                mean=look.mean,
+                std=look.std,
+            )
         )
-    )
     if world() > 1:  # somebody's function may draw its weights anew at every call
         model.load_state_dict(from_first(model.state_dict()))
-    return model.to(look.runtime.torch_device())
+    model = model.to(look.runtime.torch_device())
+    if source.run is None and is_first():
+        _doubt(model, look, images)
+    return model
+
+
+def _doubt(model: nn.Module, look: Look, images: Images) -> None:
+    """Say so where a model is no better than chance, and what is likely wrong."""
+    from robustscape.evaluation.chance import FIRST, doubt
+
+    few = subject_of(model, images, look, name="", split="", n=FIRST)
+    front = None if look.mean is None or look.std is None else (look.mean, look.std)
+    if sentence := doubt(few, front=front):
+        note(f"robustscape: {sentence}")
 
 
 def subject_of(model: nn.Module, images: Images, look: Look, *, name: str, split: str, n: int | None) -> Subject:
@@ -186,6 +209,7 @@ def subject_of(model: nn.Module, images: Images, look: Look, *, name: str, split
     from robustscape.evaluation.subject import subject
 
     some = images if n is None else images.take(slice(0, n))
+    name = name if look.weights is None else f"{name}, {look.weights}"
     return subject(
         model,
         some.pixels(),

@@ -1,32 +1,30 @@
-"""Bring in a model: a run, a checkpoint, a function of somebody's package, or a timm model."""
+"""Bring in a model: a run, a checkpoint, a function of somebody's package, a timm or a torchvision model."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robustscape.config import from_plain, nearest
-from robustscape.models._foreign import from_function, from_timm
+from robustscape.models import _foreign
+from robustscape.models.checkpoints import Loaded, from_weights, with_weights
 from robustscape.models.normalise import Channels, Normalise, check_constants, normalise
+from robustscape.models.reading import FILES, intact, read
 from robustscape.results import read_run
 from robustscape.types import Architecture, BadInput, Plain
 
 _FORMS = (
     "a run's folder, a checkpoint (.safetensors, .pt, .pth), a function as package.module:function, "
-    "or a timm model as timm:NAME"
+    "a timm model as timm:NAME, or a torchvision model as torchvision:NAME"
 )
-_FILES = {".safetensors", ".pt", ".pth"}
 _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
-_NESTS = ("state_dict", "model_state_dict", "model", "net")
-_PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +42,7 @@ def load(
     *,
     checkpoint: str = "best",
     architecture: Architecture | None = None,
+    weights: str | Path | None = None,
     image: tuple[int, int, int] | None = None,
     classes: int | None = None,
     mean: Channels | None = None,
@@ -53,13 +52,20 @@ def load(
 
     Nothing that a checkpoint holds is executed; ``package.module:function`` is imported and called, without
     arguments, and is looked for in the current directory too. A timm name with a tag, such as
-    ``timm:resnet18.a1_in1k``, has those pretrained weights (timm downloads them) and, unless ``mean`` and
-    ``std`` say otherwise, the normalisation that they were trained with; one without a tag is untrained.
+    ``timm:resnet18.a1_in1k``, or a torchvision name with one, such as ``torchvision:resnet18.IMAGENET1K_V1``, has
+    those pretrained weights (the library downloads them) and, unless ``mean`` and ``std`` say otherwise, the
+    normalisation that they were trained with; one without a tag is untrained.
+
+    A checkpoint that does not say its network is taken for the one that fits its weights' shapes: a network of this
+    room, under its own names or those of other authors. Weights under unknown names are taken in their order where
+    every shape agrees. A mean and std that it holds become the model's. All of this is said in one warning.
 
     Args:
-        source: A run's folder, a checkpoint, ``package.module:function`` or ``timm:NAME``.
-        checkpoint: Which of a run's checkpoints: "best" on validation, "last", "best_on_test", "epoch-0010".
+        source: A run's folder, a checkpoint, ``package.module:function``, ``timm:NAME`` or ``torchvision:NAME``.
+        checkpoint: Which of a run's checkpoints: "best" on validation, "last", "best_on_test", "epoch-0010"; or
+            which of the state dicts in a file, by its key, if there is one of that name.
         architecture: What a checkpoint's weights belong to, where it does not say so itself.
+        weights: A checkpoint whose weights a function's, timm's or torchvision's model gets.
         image: Shape of an image, (C, H, W), where the source does not say.
         classes: Number of classes, where the source does not say.
         mean: With ``std``, a normalisation put in front of a model that has none: what is subtracted from
@@ -78,20 +84,25 @@ def load(
     if _is_foreign(name):
         if architecture is not None:
             raise BadInput(f"{name} is a model whole: an architecture can only be given with a checkpoint")
-        if name.startswith("timm:"):
-            model = from_timm(name, image=image, classes=classes, normalised=mean is not None)
-        else:
-            model = from_function(name)
+        normalised = mean is not None or weights is not None
+        model = _foreign.made(name, image=image, classes=classes, normalised=normalised)
+        found = Loaded(model=model)
+        if weights is not None:
+            found = with_weights(model, read(_file(Path(weights)), checkpoint), name)
     else:
+        if weights is not None:
+            raise BadInput(f"{name} has weights of its own: weights are for a model that a function makes")
         known = _known(Path(source), checkpoint)
-        architecture = architecture or known.architecture
-        constants = getattr(architecture, "mean", None)
-        if mean is not None and constants is not None:
-            raise BadInput(f"{name} normalises inside already, with mean {constants}; leave out mean and std")
         image = image or known.image
         if classes is None and known.classes is not None:
             classes = len(known.classes)
-        model = _from_weights(known.weights, architecture, image, classes)
+        held = read(known.weights, checkpoint)
+        found = from_weights(held, architecture or known.architecture, image, classes)
+    if mean is not None and found.inside:
+        raise BadInput(f"{name} normalises inside already, {found.inside}; leave out mean and std")
+    if found.assumed:
+        warnings.warn(f"{weights or name}: {'; '.join(found.assumed)}", stacklevel=2)
+    model = found.model
     if mean is not None:
         front = normalise(mean, std, image[0]) if image else Normalise(mean, std)
         model = nn.Sequential(front, model)
@@ -115,7 +126,11 @@ def describe(source: str | Path, *, checkpoint: str = "best") -> dict[str, Any]:
 
 def _is_foreign(name: str) -> bool:
     """Return whether the name is that of somebody's code and not of a file."""
-    return (name.startswith("timm:") or _FUNCTION.fullmatch(name) is not None) and not Path(name).exists()
+    code = name.startswith(_foreign.LIBRARIES) or _FUNCTION.fullmatch(name) is not None
+    return code and not Path(name).exists()
+
+
+# -- what a source says of itself ------------------------------------------------------------------------
 
 
 def _known(path: Path, checkpoint: str) -> _Known:
@@ -123,33 +138,22 @@ def _known(path: Path, checkpoint: str) -> _Known:
     if path.is_dir():
         return _known_run(path, checkpoint)
     if not path.is_file():
-        if path.suffix in _FILES:
+        if path.suffix in FILES:
             raise BadInput(f"there is no checkpoint {path}")
         raise BadInput(f"there is no model {str(path)!r}: it must be {_FORMS}")
     if path.suffix != ".safetensors":
         return _Known(weights=path)
     import safetensors
 
-    with _intact(path), safetensors.safe_open(path, framework="pt") as file:
+    with intact(path), safetensors.safe_open(path, framework="pt") as file:
         header = (file.metadata() or {}).get("robustscape")
     if header is None:
         return _Known(weights=path)
     try:
         plain = json.loads(header)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise BadInput(f"the header of {path} is not JSON: {error}") from None
     return _read(plain, path, said_in=path)
-
-
-@contextmanager
-def _intact(path: Path) -> Iterator[None]:
-    """Say so where the block finds the safetensors file damaged."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except SafetensorError as error:
-        raise BadInput(f"{path} is not a safetensors file, or was cut short: {error}") from None
 
 
 def _known_run(folder: Path, checkpoint: str) -> _Known:
@@ -168,8 +172,8 @@ def _read(plain: Plain, weights: Path, *, said_in: Path) -> _Known:
     """Read what ``run.json`` or a checkpoint's header says."""
     try:
         model = plain["architecture"] if "architecture" in plain else plain["run"]["model"]
-        channels, height, width = plain["image"]
-        classes = tuple(plain["classes"])
+        channels, height, width = (_whole(size) for size in plain["image"])
+        classes = tuple(map(str, plain["classes"]))
         architecture = from_plain(model)
     except KeyError as error:
         raise BadInput(f"{said_in} does not say what its model is: it has no {error}") from None
@@ -180,66 +184,13 @@ def _read(plain: Plain, weights: Path, *, said_in: Path) -> _Known:
     return _Known(weights=weights, architecture=architecture, image=(channels, height, width), classes=classes)
 
 
-# -- weights ---------------------------------------------------------------------------------------------
+def _whole(size: Plain) -> int:
+    if not isinstance(size, int):
+        raise BadInput(f"{size!r} is not a size of an image in pixels")
+    return size
 
 
-def _from_weights(
-    weights: Path, architecture: Architecture | None, image: tuple[int, int, int] | None, classes: int | None
-) -> nn.Module:
-    """Build the architecture and give it the weights of the file."""
-    if architecture is None or image is None or classes is None:
-        raise BadInput(
-            f"{weights} holds weights alone: give the architecture, the image's shape and the classes with it"
-        )
-    model = architecture.build(image=image, classes=classes, seed=0)
-    own = model.state_dict()
-    state = _unwrapped(_state(weights), own)
-    problem = _difference(own, state)
-    if problem:
-        raise BadInput(f"{weights} does not hold a {type(architecture).__name__} of these settings: {problem}")
-    model.load_state_dict(state)
-    return model
-
-
-def _state(path: Path) -> Mapping[str, Tensor]:
-    """Read the tensors of a file, executing nothing that it holds."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        with _intact(path):
-            return load_file(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # a damaged pickle fails in any way it likes
-        raise BadInput(
-            f"{path} is damaged or holds more than tensors, and nothing in a checkpoint is executed; "
-            "save model.state_dict() alone"
-        ) from None
-    while isinstance(state, Mapping) and (nest := next((n for n in _NESTS if isinstance(state.get(n), Mapping)), None)):
-        state = state[nest]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise BadInput(f"{path} holds no state dict, neither by itself nor as one of: {', '.join(_NESTS)}")
-    return state
-
-
-def _unwrapped(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take off the prefixes that wrappers (DataParallel, torch.compile) put before every name."""
-    state = dict(state)
-    while state and not set(state) & set(own):
-        prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None)
-        if prefix is None:
-            break
-        state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
-
-
-def _difference(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """Return how the first name that does not fit differs, "" where all fit."""
-    for name, value in own.items():
-        if name not in state:
-            if name.endswith("num_batches_tracked"):  # older torch did not have it; unused with a momentum
-                continue
-            return f"{name!r} is missing"
-        if state[name].shape != value.shape:
-            return f"{name!r} has the shape {tuple(state[name].shape)}, not {tuple(value.shape)}"
-    return next((f"{name!r} is unexpected" for name in state if name not in own), "")
+def _file(path: Path) -> Path:
+    if not path.is_file():
+        raise BadInput(f"there is no checkpoint {path}")
+    return path

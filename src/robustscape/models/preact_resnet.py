@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from robustscape.models._build import BLOCKS, check_depth, check_fields, check_shape, drawn_by_fan_out, seeded
 from robustscape.models.activations import Activation, activated_by
@@ -13,7 +14,13 @@ from robustscape.models.normalise import Channels, normalise
 from robustscape.types import BadInput
 
 Shortcut = Literal["mixed", "raw", "activated"]
-_CHOICES = {"shortcut": ("mixed", "raw", "activated"), "initial": ("torch", "fan_out")}
+Padding = Literal["both", "same"]
+_CHOICES = {
+    "shortcut": ("mixed", "raw", "activated"),
+    "projection": (1, 3),
+    "padding": ("both", "same"),
+    "initial": ("torch", "fan_out"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +38,9 @@ class PreActResNet:
         width: Channels of the first stage, doubled by each later one, at least 1; the papers' is 64.
         shortcut: What shortcuts see: "raw" for a block's input, "activated" for that behind its first BatchNorm and
             activation, "mixed" for the activated one in projections and the raw one in identities.
+        projection: Height and width of the projections' kernels, 1 or 3.
+        padding: What the 3x3 convolutions of stride 2 are padded with: "both" is one pixel on every side, "same" one
+            on the right and below, and on the other sides too where the size is odd, as JAX and TensorFlow do.
         final_norm: Whether BatchNorm and activation stand before the mean over pixels.
         bias: Whether the convolutions of blocks and projections have biases.
         initial: Initial weights: "torch" for its defaults; "fan_out" for convolutions of variance
@@ -47,6 +57,8 @@ class PreActResNet:
     depth: Literal[18, 34] = 18
     width: int = 64
     shortcut: Shortcut = "mixed"
+    projection: Literal[1, 3] = 1
+    padding: Padding = "both"
     final_norm: bool = True
     bias: bool = False
     initial: Literal["torch", "fan_out"] = "torch"
@@ -68,12 +80,22 @@ class PreActResNet:
         """The form of Zheng et al. 2021 (AMP, https://arxiv.org/abs/2010.04925): biases, activated shortcuts."""
         return cls(shortcut="activated", bias=True, initial="fan_out")
 
+    @classmethod
+    def gowal(cls) -> PreActResNet:
+        """The form of Gowal et al. 2020 (https://arxiv.org/abs/2010.03593): SiLU, raw 3x3 projections, JAX's padding.
+
+        Rebuffi et al. 2021 (https://arxiv.org/abs/2103.01946) and Rade and Moosavi-Dezfooli 2022 train it too. Its
+        normalisation constants, mean (0.4914, 0.4822, 0.4465) and std (0.2471, 0.2435, 0.2616) on CIFAR-10, are not
+        set.
+        """
+        return cls(shortcut="raw", projection=3, padding="same", activation="silu")
+
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
         check_depth(self.depth)
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
-                raise BadInput(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+                raise BadInput(f"{name} must be one of {', '.join(map(str, known))}, not {getattr(self, name)!r}")
         check_fields(
             width=self.width, activation=self.activation, mean=self.mean, std=self.std, per_image=self.per_image
         )
@@ -98,6 +120,8 @@ class PreActResNet:
                 blocks=BLOCKS[self.depth],
                 width=self.width,
                 shortcut=self.shortcut,
+                projection=self.projection,
+                padding=self.padding,
                 final_norm=self.final_norm,
                 bias=self.bias,
                 activation=self.activation,
@@ -115,29 +139,53 @@ class PreActBlock(nn.Module):
         outputs: Channels that go out, O.
         stride: Of the first convolution, s; sizes are rounded up.
         shortcut: What the shortcut sees, see ``PreActResNet``.
+        projection: Size of the projection's kernel.
+        padding: Of 3x3 convolutions where the stride is 2, see ``PreActResNet``.
         bias: Whether the convolutions have biases.
         activation: After each BatchNorm.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, *, stride: int, shortcut: Shortcut, bias: bool, activation: Activation
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        stride: int,
+        shortcut: Shortcut,
+        projection: int,
+        padding: Padding,
+        bias: bool,
+        activation: Activation,
     ) -> None:
         super().__init__()
+        self.same = padding == "same" and stride == 2
         self.bn1 = nn.BatchNorm2d(inputs)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=bias)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=0 if self.same else 1, bias=bias)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias)
         self.activation = activated_by(activation)
         projects = stride != 1 or inputs != outputs
         self.raw = shortcut == "raw" or (shortcut == "mixed" and not projects)
-        self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=bias)) if projects else None
+        self.shortcut = None
+        if projects:
+            around = 0 if self.same else projection // 2
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, projection, stride=stride, padding=around, bias=bias)
+            )
+        self.pads_shortcut = self.same and projection == 3
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output."""
         a = self.activation(self.bn1(x))
         seen = x if self.raw else a
+        seen, a = (_padded(seen) if self.pads_shortcut else seen), (_padded(a) if self.same else a)
         around = seen if self.shortcut is None else self.shortcut(seen)
         return self.conv2(self.activation(self.bn2(self.conv1(a)))) + around
+
+
+def _padded(h: Tensor) -> Tensor:
+    """Return h with what a 3x3 convolution of stride 2 needs on the right and below, as JAX has it."""
+    return F.pad(h, (h.shape[3] % 2, 1, h.shape[2] % 2, 1))
 
 
 class PreActResNetNetwork(nn.Module):
@@ -150,6 +198,8 @@ class PreActResNetNetwork(nn.Module):
         blocks: Number of blocks in each of the four stages.
         width: Channels of the first stage.
         shortcut: What shortcuts see.
+        projection: Size of the projections' kernels.
+        padding: Of 3x3 convolutions of stride 2.
         final_norm: Whether BatchNorm and activation stand before the mean over pixels.
         bias: Whether the convolutions of blocks have biases.
         activation: After every BatchNorm.
@@ -164,6 +214,8 @@ class PreActResNetNetwork(nn.Module):
         blocks: tuple[int, int, int, int],
         width: int,
         shortcut: Shortcut,
+        projection: int,
+        padding: Padding,
         final_norm: bool,
         bias: bool,
         activation: Activation,
@@ -171,7 +223,16 @@ class PreActResNetNetwork(nn.Module):
         super().__init__()
 
         def block(inputs: int, outputs: int, stride: int) -> PreActBlock:
-            return PreActBlock(inputs, outputs, stride=stride, shortcut=shortcut, bias=bias, activation=activation)
+            return PreActBlock(
+                inputs,
+                outputs,
+                stride=stride,
+                shortcut=shortcut,
+                projection=projection,
+                padding=padding,
+                bias=bias,
+                activation=activation,
+            )
 
         def stage(inputs: int, outputs: int, number: int) -> nn.Sequential:
             first = block(inputs, outputs, 1 if inputs == outputs else 2)
