@@ -163,6 +163,11 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
 
 
+def now() -> str:
+    """Return the time as results state it: UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def commit() -> str:
     """Return the commit of robustscape's source tree, "+" at the end where it was changed, "" outside one."""
     here = Path(__file__).resolve().parent
@@ -203,7 +208,7 @@ def provenance(
 ) -> Provenance:
     """Return the provenance of a number computed just now; ``settings`` is the component that made it."""
     return Provenance(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=now(),
         seconds=round(seconds, 3),
         versions=versions(),
         commit=commit(),

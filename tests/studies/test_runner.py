@@ -11,7 +11,7 @@ from robustscape.evaluation.subject import drained
 from robustscape.report.quantities import Quantity
 from robustscape.report.study import Shown
 from robustscape.report.tables import Column, Table
-from robustscape.results import load, save
+from robustscape.results import load, read_json, save, write_json
 from robustscape.studies.runner import chosen, studying
 from robustscape.types import BadInput, Images, Splits
 
@@ -47,6 +47,7 @@ class Squares:
     """Two tables that share the cell of 2."""
 
     name: ClassVar[str] = "squares"
+    precision: ClassVar[str] = "integers"
 
     log: str
     scale: str = "paper"
@@ -197,3 +198,22 @@ def test_closed_form_a_cell_is_given_the_values_that_it_needs(study, tmp_path, p
     assert sorted(_done(study)) == [1, 2]
     drained(studying(sums, out=tmp_path, only=["table1"], processes=processes))
     assert sorted(_done(study)) == [1, 2]
+
+
+@pytest.mark.parametrize("content", ["{}", '{"value": {}}', "[]"])
+def test_contract_a_file_that_is_no_cell_is_refused(study, tmp_path, content):
+    drained(studying(study, out=tmp_path, only=["table1"]))
+    (tmp_path / "cells").joinpath(next((tmp_path / "cells").glob("square-1-*")).name).write_text(content)
+    with pytest.raises(BadInput, match="not a finished cell"):
+        drained(studying(study, out=tmp_path, only=["table1"]))
+
+
+def test_contract_a_part_says_when_and_by_what_its_cells_were_made(study, tmp_path):
+    (first,) = drained(studying(study, out=tmp_path, only=["table1"]))
+    for path in (tmp_path / "cells").iterdir():
+        cell = read_json(path)
+        write_json(path, cell | {"created": "2020-01-01T00:00:00+00:00", "commit": "f" * 40})
+    (again,) = drained(studying(study, out=tmp_path, only=["table1"]))
+    assert first.provenance.precision == "integers"
+    assert "scipy" in first.provenance.versions
+    assert (again.provenance.created, again.provenance.commit) == ("2020-01-01T00:00:00+00:00", "f" * 40)

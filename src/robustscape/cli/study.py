@@ -36,7 +36,7 @@ class Options:
     """
 
     study: Study = field(metadata=SPREAD)
-    only: tuple[str, ...] = ()
+    only: tuple[str, ...] | None = None
     out: Path | None = None
     processes: int = 0
 
@@ -44,7 +44,9 @@ class Options:
         """Refuse what cannot be meant."""
         if self.processes < 0:
             raise BadInput(f"processes must be at least 0, not {self.processes}")
-        chosen(self.study, self.only)
+        if self.only == ():
+            raise BadInput(f"--only needs the name of a part; there are: {', '.join(self.study.parts())}")
+        chosen(self.study, self.only or ())
 
 
 def main(arguments: list[str]) -> None:
@@ -73,7 +75,7 @@ def main(arguments: list[str]) -> None:
     study = options.study
     folder = options.out or Path("runs/studies") / f"{study.name}-{study.scale}"
     with threads(dataclasses.replace(TRUTH, device="cpu", threads=1)):
-        work = studying(study, out=folder, only=options.only, processes=options.processes or _cores())
+        work = studying(study, out=folder, only=options.only or (), processes=options.processes or _cores())
         results = follow(work, name=study.name)
     for result in results:
         _shown(result, folder)

@@ -7,13 +7,14 @@ import json
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 
 import torch
 
 from robustscape.config import nearest, to_plain
 from robustscape.report.study import StudyResult
-from robustscape.results import SCHEMA, provenance, read_json, stopwatch, versions, write_json
+from robustscape.results import SCHEMA, commit, now, provenance, read_json, stopwatch, versions, write_json
 from robustscape.runtime.pool import pooled
 from robustscape.studies.study import Cell, Study
 from robustscape.types import BadInput, Plain, Splits
@@ -51,7 +52,7 @@ def studying(
     data = study.data()
     digest = _digest(data)
     paths = {cell: _path(out, cell, digest) for cell in wanted}
-    found = {cell: read_json(path) for cell, path in paths.items() if path.exists()}
+    found = {cell: _read(path) for cell, path in paths.items() if path.exists()}
     missing = [cell for cell in wanted if cell not in found]
     share = dict.fromkeys(missing, 0)
     yield _UNITS * len(found), _UNITS * len(wanted)
@@ -61,7 +62,8 @@ def studying(
             for task, (done, total, finished) in made:
                 cell = task.cell
                 if finished is not None:
-                    found[cell] = {"schema": SCHEMA, "cell": to_plain(cell), "versions": versions(), **finished}
+                    made_by = {"created": now(), "commit": commit(), "versions": _versions()}
+                    found[cell] = {"schema": SCHEMA, "cell": to_plain(cell), **made_by, **finished}
                     write_json(paths[cell], found[cell])
                 share[cell] = _UNITS if finished is not None else _UNITS * done // max(total, 1)
                 yield sum(share.values()) + _UNITS * (len(wanted) - len(missing)), _UNITS * len(wanted)
@@ -87,7 +89,7 @@ def _result(study: Study, part: str, found: Mapping[Cell, Plain], data: Splits) 
     where = provenance(
         seconds=sum(found[cell]["seconds"] for cell in cells),
         device=torch.device("cpu"),
-        precision="float32",
+        precision=study.precision,
         seed=study.seed,
         model="",
         data=f"{data.train.name} ({len(data.train)}), {data.test.name} ({len(data.test)})",
@@ -99,7 +101,13 @@ def _result(study: Study, part: str, found: Mapping[Cell, Plain], data: Splits) 
         part=part,
         scale=study.scale,
         shown=shown,
-        provenance=replace(where, threads=1),
+        provenance=replace(
+            where,
+            created=max(found[cell]["created"] for cell in cells),
+            commit=", ".join(sorted({found[cell]["commit"] for cell in cells})),
+            versions=_versions(),
+            threads=1,
+        ),
         place=study.parts().index(part),
     )
 
@@ -137,8 +145,22 @@ _Event = tuple[int, int, dict[str, Plain] | None]
 
 def _path(out: Path, cell: Cell, digest: str) -> Path:
     """Return the file of a cell: it names all that the value depends on, needs being fields of the cell."""
-    text = json.dumps([to_plain(cell), versions(), digest], sort_keys=True)
+    text = json.dumps([to_plain(cell), _versions(), digest], sort_keys=True)
     return out / "cells" / f"{cell.name}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}.json"
+
+
+def _read(path: Path) -> Plain:
+    """Return what a finished cell's file holds."""
+    plain = read_json(path)
+    needed = {"seconds", "value", "created", "commit"}
+    if not isinstance(plain, dict) or not needed <= set(plain):
+        raise BadInput(f"{path} is not a finished cell of a study; delete it, and it is made anew")
+    return plain
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions that a cell depends on: those of a result, and the solvers'."""
+    return versions() | {name: metadata.version(name) for name in ("scipy", "scikit-learn")}
 
 
 def _digest(data: Splits) -> str:

@@ -40,6 +40,8 @@ class Study(Protocol):
     """A study, as its configuration: a frozen dataclass in a file of this room, with defaults throughout."""
 
     name: ClassVar[str]
+    precision: ClassVar[str]
+    """What it computes in, in words, for the provenance of its parts."""
 
     @property
     def scale(self) -> str:

@@ -51,6 +51,7 @@ class Yamada:
     """
 
     name: ClassVar[str] = "yamada"
+    precision: ClassVar[str] = "float32 trainings, attacks and slices, float64 optima and theory"
 
     scale: Literal["paper", "small"] = "paper"
     seed: int = 0
