@@ -102,3 +102,4 @@ def test_closed_form_difference_is_grey_where_nothing_changed(fake):
 def test_closed_form_eps_in_words(eps, words):
     assert eps_words(eps) == words
     assert threat_words("linf", eps) == f"L∞, ε = {words}"
+    assert threat_words("l2", eps) == f"L2, ε = {words}"

@@ -157,6 +157,11 @@ def eps_words(eps: float) -> str:
     return f"{levels}/255" if len(text) > 5 and levels and abs(eps * 255 - levels) < 1e-3 else text
 
 
+def norm_words(norm: str) -> str:
+    """Return a norm as people write it: "L∞" for "linf", "L2" for "l2", any other as it is."""
+    return {"linf": "L∞", "l2": "L2"}.get(norm, norm)
+
+
 def threat_words(norm: str, eps: float) -> str:
     """Return a threat model in words, for example "L∞, ε = 8/255"."""
-    return f"{ {'linf': 'L∞', 'l2': 'L2'}.get(norm, norm) }, ε = {eps_words(eps)}"
+    return f"{norm_words(norm)}, ε = {eps_words(eps)}"

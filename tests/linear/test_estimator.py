@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from robustscape.linear.adversary import worst_input
+from robustscape.linear.checks import dense
 from robustscape.linear.estimator import RobustLogisticRegression
 from robustscape.linear.multiclass import worst_margin_input
 from robustscape.linear.norms import dual_norm
@@ -206,6 +208,40 @@ def test_contract_beyond_the_threshold_it_says_so_and_gives_0(two):
     assert abs(model.predict_proba(X)[0, 1] - (y == 8).mean()) < 1e-12
 
 
+def test_contract_the_box_is_named_where_the_constant_is_best_only_without_it(two):
+    X, y = two
+    with pytest.warns(UserWarning, match="no weights are better than none without the box, and coef_ is 0"):
+        RobustLogisticRegression(eps=0.99, box=(0, 1)).fit(X, y)
+
+
+def test_contract_a_strong_ridge_is_not_taken_for_an_eps_that_is_too_large(digits):
+    settings = {"multi_class": "classwise_bound", "tol": 1e-3, "C": 1e-6}
+    model = RobustLogisticRegression(eps=1e-6, **settings).fit(*digits)
+    assert model.outcome_ == "optimal"
+    with pytest.warns(
+        UserWarning, match="eps=0.9 is too large: no weights are better than none, and coef_ is 0"
+    ) as told:
+        assert RobustLogisticRegression(eps=0.9, **settings).fit(*digits).outcome_ == "constant"
+    assert told[0].filename == __file__
+
+
+def test_contract_no_more_steps_are_asked_for_where_they_do_not_help(digits):
+    message = "cannot be lowered further in float64; scale the features or raise tol"
+    X, y = digits
+    with pytest.warns(ConvergenceWarning, match=message):
+        RobustLogisticRegression("l2", 0.05, C=1e10).fit(255 * X[y < 2], y[y < 2] == 0)
+    rows = np.flatnonzero(y < 3)[:100]
+    classwise = RobustLogisticRegression(eps=0.05, C=0.01, multi_class="classwise_bound", tol=1e-15)
+    with pytest.warns(ConvergenceWarning, match=message):
+        classwise.fit(X[rows], y[rows])
+
+
+def test_contract_sparse_features_too_large_for_a_maximum_margin_are_refused():
+    X = csr_array(([1.0, -1.0], ([0, 1], [0, 1])), shape=(2, 300_000_000))
+    with pytest.raises(BadInput, match=r"C is inf and .* 2 x 300000000 features as a dense array, 4.8 GB, more than 4"):
+        dense(X)
+
+
 def test_contract_too_few_steps_are_said_with_how_far_it_is(two):
     with pytest.warns(ConvergenceWarning, match=r"after 2 steps the objective, .*, may be up to .* above its minimum"):
         RobustLogisticRegression(eps=0.05, max_iter=2).fit(*two)
@@ -224,6 +260,25 @@ def test_contract_too_few_steps_are_said_with_how_far_it_is(two):
         ({"multi_class": "multinomial"}, "'ovr' or 'classwise_bound', not 'multinomial'"),
         ({"tol": 0.0}, "tol must be above 0"),
         ({"box": (0, 0.5)}, r"outside the box \[0, 0.5\]"),
+        ({"box": (1, 0)}, r"the box \[1, 0\] is empty"),
+        ({"box": 1}, r"box must be two numbers, \(low, high\), not 1; \(0, 1\) holds pixels"),
+        ({"box": (0, 1, 2)}, r"box must be two numbers, \(low, high\), not \(0, 1, 2\)"),
+        ({"box": ("0", "1")}, "box must be two numbers"),
+        ({"eps": "0.1"}, r"eps must be one number, not '0.1'; did you mean eps=0.1\?"),
+        ({"eps": "small"}, "eps must be one number, not 'small'$"),
+        ({"eps": None}, "eps must be one number, not None$"),
+        ({"eps": np.array([0.1, 0.2])}, r"eps must be one number, not an array of shape \(2,\); .* there is path"),
+        ({"eps": [0.1]}, r"eps must be one number, not \[0.1\]"),
+        ({"C": "1"}, r"C must be one number, not '1'; did you mean C=1\?"),
+        ({"tol": "1e-3"}, r"tol must be one number, not '1e-3'; did you mean tol=0.001\?"),
+        ({"max_iter": 2.5}, r"max_iter must be a whole number, not 2.5; did you mean 2\?"),
+        ({"max_iter": np.inf}, "max_iter must be a whole number, not inf; it counts steps"),
+        ({"max_iter": 0}, "max_iter at least 1, not 1e-06 and 0"),
+        ({"norm": np.inf}, "norm 'inf' is not one of linf, l2, l1"),
+        ({"norm": ["linf"]}, "is not one of linf, l2, l1"),
+        ({"multi_class": 1}, "'ovr' or 'classwise_bound', not 1"),
+        ({"fit_intercept": "no"}, "fit_intercept must be True or False, not 'no'"),
+        ({"warm_start": None}, "warm_start must be True or False, not None"),
     ],
 )
 def test_contract_settings_that_cannot_be_meant_are_refused(two, settings, message):
@@ -245,5 +300,20 @@ def test_contract_data_that_cannot_be_meant_are_refused(two):
         model.fit(X, y, (y == 3).astype(float))
     with pytest.raises(BadInput, match="at least 0, not -1"):
         model.fit(X, y, -np.ones(len(y)))
+    with pytest.raises(BadInput, match="sample_weight must be numbers, one for each example, not 'balanced'"):
+        model.fit(X, y, "balanced")
     with pytest.raises(BadInput, match="label 5 was not among those of the fit"):
         model.fit(X, y).robust_score(X[:1], [5])
+
+
+def test_contract_sizes_that_cannot_be_meant_are_refused(two):
+    X, y = two
+    model: Any = RobustLogisticRegression()
+    for eps, shown in ((0.1, "0.1"), ("0.1", "'0.1'")):
+        with pytest.raises(BadInput, match=f"eps of a path must be a list of numbers, not {shown}; for one number"):
+            model.path(X, y, eps)
+    model.fit(X, y)
+    with pytest.raises(BadInput, match=r"eps must be one number, not '0\.1'"):
+        model.robust_score(X, y, eps="0.1")
+    with pytest.raises(BadInput, match="eps must be finite and at least 0, not -1"):
+        model.robust_score(X, y, eps=-1)

@@ -15,7 +15,7 @@ from robustscape.linear.first_order import descended
 from robustscape.linear.logistic import AdversarialLogistic
 from robustscape.linear.objective import Objective
 from robustscape.linear.quadratic import cone_minimum
-from robustscape.linear.separability import constant_threshold
+from robustscape.linear.separability import constant_threshold, maximum_margin
 from robustscape.linear.solve import curvature, solve
 
 NORMS = ["linf", "l2", "l1"]
@@ -158,9 +158,94 @@ def test_contract_without_a_ridge_what_can_be_classified_has_no_minimum():
     assert solve(Objective(**kept, eps=1.2, intercept=True)).outcome == "optimal"
 
 
+def _apart(norm, share, x, y):
+    """Return the objective without a ridge at a share of the data's margin."""
+    margin = maximum_margin(torch.from_numpy(x), torch.from_numpy(y), norm=norm, intercept=True)
+    assert margin.separable
+    kept = {"x": x, "y": y, "cost": np.ones(len(y)), "ridge": 0.0, "norm": norm, "intercept": True}
+    return Objective(**kept, eps=share * margin.value)
+
+
+def _digits():
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    return x[y < 2] / 16, np.where(y[y < 2], 1.0, -1.0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    ("share", "outcome"), [(0.9, "separable"), (0.99, "separable"), (0.999, "separable"), (1.001, "optimal")]
+)
+def test_closed_form_the_margin_decides_whether_there_is_a_minimum(norm, share, outcome):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 5))
+    y = np.where(x[:, 0] + x[:, 1] > 0, 1.0, -1.0)
+    assert solve(_apart(norm, share, x + y[:, None] * np.array([0.3, 0.2, 0, 0, 0]), y)).outcome == outcome
+
+
+@pytest.mark.parametrize(("share", "outcome"), [(0.999, "separable"), (1.001, "optimal")])
+def test_closed_form_the_margin_of_real_data_decides(share, outcome):
+    assert solve(_apart("linf", share, *_digits())).outcome == outcome
+
+
+def test_contract_many_features_below_the_margin_are_told_too():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20, 2600))
+    y = np.where(np.arange(20) < 10, 1.0, -1.0)
+    problem = _apart("linf", 0.999, x, y)
+    assert solve(problem, steps=1).outcome == "separable"
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_reference_a_bad_start_ends_where_none_does(norm):
+    x, y = _digits()
+    kept = {"y": y, "ridge": 1.0, "norm": norm, "intercept": True}
+    large, small = np.full(len(y), 1e10), np.full(len(y), 1e4)
+    plain = solve(Objective(x=x, eps=0.0, cost=large, **kept))
+    for problem in (Objective(x=x, eps=0.4, cost=large, **kept), Objective(x=255 * x, eps=0.05, cost=small, **kept)):
+        warm, cold = solve(problem, start=(plain.w, plain.b)), solve(problem)
+        assert warm.outcome == cold.outcome == "optimal"
+        assert abs(warm.value - cold.value) <= 2e-6 * cold.value
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_closed_form_the_gap_is_at_most_the_objective(norm):
+    rng = np.random.default_rng(0)
+    for strength in (1e6, np.inf):
+        problem = _objective(norm, 0.1, strength=strength)
+        for _ in range(5):
+            point = problem.at(5 * rng.normal(size=4), 0.3)
+            assert 0 < point.gap <= point.value
+
+
+def test_closed_form_where_every_probability_vanishes_there_is_no_gap():
+    x = np.array([[1.0], [-1.0]])
+    kept = {"y": np.array([1.0, -1.0]), "cost": np.ones(2), "norm": "l2", "eps": 0.1, "intercept": True}
+    point = Objective(x=x, ridge=0.0, **kept).at(np.array([1e4]), 0.0)
+    assert point.value == point.gap == 0
+
+
+def test_reference_without_an_adversary_many_examples_end_where_newton_does():
+    problem = _objective("linf", 0.0, n=6000)
+    found, other = solve(problem, tolerance=1e-9), solve(problem, start=(np.full(4, 0.01), 0.0), tolerance=1e-9)
+    assert found.outcome == other.outcome == "optimal"
+    assert abs(found.value - other.value) <= 2e-9 * other.value
+
+
+def test_contract_a_stall_is_told_from_too_few_steps():
+    x, y = _digits()
+    hard = Objective(x=255 * x, y=y, cost=np.full(len(y), 1e10), ridge=1.0, norm="l2", eps=0.05, intercept=True)
+    found = solve(hard)
+    assert found.outcome == "unfinished"
+    assert found.stalled
+    assert found.iterations < 100
+
+
 def test_contract_too_few_steps_are_said():
     found = solve(_objective("linf", 0.1), steps=1)
     assert found.outcome == "unfinished"
+    assert not found.stalled
     assert found.gap > 1e-6 * found.value
 
 

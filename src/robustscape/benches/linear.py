@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from robustscape.training.settings import Training
 from robustscape.training.step import method, step
 from robustscape.types import BadInput, Batch
 
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+
 _OURS, _PGD = "robustscape", "PGD training"
 _PLAIN, _THEIRS, _LOOSE = "robustscape, eps 0", "scikit-learn, eps 0", "scikit-learn, eps 0, its own tolerance"
 _NEAR = 1e-4  # nats per example
@@ -45,7 +48,7 @@ class LinearBench:
     within 1e-4 nats of the minimum, or after all epochs: how far it came is shown. Its pixels, and those of our side,
     are squeezed into [eps, 1 - eps], so that the pixel range, which the training's adversary stays in, plays no part.
     scikit-learn's tolerance is the largest power of 10 that brings it within 1e-4 nats too, at most its own, which
-    is timed besides and whose distance is shown.
+    is timed besides; where none down to 1e-11 does, the one that comes nearest. How far both came is shown.
 
     Attributes:
         data: "mnist", "digits" (scikit-learn's, 8 x 8 pixels), or "auto": MNIST where it is on disk, else digits.
@@ -101,8 +104,8 @@ class LinearBench:
             w, b = model.fit(pixels, y).coef_[0], float(np.ravel(model.intercept_)[0])
             return _loss(pixels, signs, w, b, self.norm, 0.0) - best
 
-        tolerances = (LogisticRegression(max_iter=10_000, tol=10.0**-k) for k in range(4, 12))
-        theirs = next(model for model in tolerances if above(model) <= _NEAR)
+        tolerances = [LogisticRegression(max_iter=10_000, tol=10.0**-k) for k in range(4, 12)]
+        theirs, beyond = _tight_enough(tolerances, above)
         loose = LogisticRegression(max_iter=10_000)
         least = float(robust.fit(squeezed, y).objective_[0]) / len(y)
         excess: list[float] = []
@@ -135,6 +138,7 @@ class LinearBench:
             },
             notes={
                 "PGD training: nats per example above the minimum": spread(excess),
+                f"{_THEIRS}: nats per example above ours": spread([beyond]),
                 f"{_LOOSE}: nats per example above ours": spread([above(loose)]),
             },
             rounds=self.rounds,
@@ -168,6 +172,19 @@ class LinearBench:
             if value - least <= _NEAR:
                 break
         return value
+
+
+def _tight_enough(
+    models: Sequence[LogisticRegression], above: Callable[[LogisticRegression], float]
+) -> tuple[LogisticRegression, float]:
+    """Return the first model near enough to the minimum, else the nearest, and how far above the minimum it is."""
+    nearest, least = models[0], np.inf
+    for model in models:
+        if (value := above(model)) < least:
+            nearest, least = model, value
+        if value <= _NEAR:
+            break
+    return nearest, least
 
 
 def _loss(x: np.ndarray, signs: np.ndarray, w: np.ndarray, b: float, norm: Literal["linf", "l2"], eps: float) -> float:

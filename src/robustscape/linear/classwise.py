@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from robustscape.linear.balance import least_subgradient
 from robustscape.linear.cones import in_ball, length
 from robustscape.linear.norms import Norm
 from robustscape.linear.objective import Matrix, pulled
@@ -30,6 +31,7 @@ _FIRST = 0.1  # what the first one may change F by, as a fraction of its value a
 _LOWERED = 0.2  # from one to the next
 _EXACT = 0.03  # how far each is solved, as a fraction of what its mu may change
 _CORRECTIONS = 20  # pairs that L-BFGS remembers
+_ROUNDING = 1e-10  # of the sum of all features' magnitudes: a derivative of that size counts as 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,15 +98,19 @@ class Classwise:
         gaps = self.gaps(w, b, rises)
         logs = np.asarray(logsumexp(gaps, axis=1))
         a = self.cost[:, None] * np.exp(gaps - logs[:, None])
-        by_class = np.zeros((self.classes, self.classes))
-        np.add.at(by_class, self.y, a)
         pull = a.copy()
         pull[np.arange(len(a)), self.y] -= self.cost
         slope = pulled(self.x, np.ascontiguousarray(pull.T))
-        charge = self.eps * (by_class + by_class.T)[self.first, self.second][:, None] * delta
+        charge = self.eps * self.masses(a)[:, None] * delta
         np.add.at(slope, self.first, charge)
         np.add.at(slope, self.second, -charge)
         return float(self.cost @ logs), slope, pull.sum(axis=0), a
+
+    def masses(self, a: np.ndarray) -> np.ndarray:
+        """Return the sum of the shares that examples of either class of a pair give to the other, (pairs,)."""
+        by_class = np.zeros((self.classes, self.classes))
+        np.add.at(by_class, self.y, a)
+        return (by_class + by_class.T)[self.first, self.second]
 
     def bound(self, w: np.ndarray, b: np.ndarray, mu: float) -> float:
         """Return a number that no F is below, best for the mu that W was found with."""
@@ -116,9 +122,13 @@ class Classwise:
         if self.ridge:
             paid = float((slope * slope).sum()) / (2 * self.ridge)
         else:
-            unit = 1 / (float(abs(self.x).max()) or 1.0)
-            paid = float(np.linalg.norm(slope)) * _REACH * max(float(np.linalg.norm(w)), unit)
+            paid = float(np.linalg.norm(slope)) * self.reach(w)
         return entropy - paid - tilted
+
+    def reach(self, w: np.ndarray) -> float:
+        """Return the size of the weights up to which the bound without a ridge holds."""
+        unit = 1 / (float(abs(self.x).max()) or 1.0)
+        return _REACH * max(float(np.linalg.norm(w)), unit)
 
     def separates(self, w: np.ndarray, b: np.ndarray) -> bool:
         """Return whether no input of any example's threat is misclassified."""
@@ -137,7 +147,7 @@ class ClasswiseSolution:
         value: F there.
         gap: How far F is above its minimum at most.
         iterations: Steps of L-BFGS.
-        outcome: As in ``solve.Solution``; "constant" where W = 0 is as good as the tolerance asks for.
+        outcome: As in ``solve.Solution``; "constant" where no W is better than 0, which W is then.
     """
 
     w: np.ndarray
@@ -160,8 +170,11 @@ def solve_classwise(
         steps: Most steps.
     """
     constant = _constant(problem)
+    at_zero = problem.value(*constant)
+    if problem.eps and _constant_is_best(problem, *constant):
+        return ClasswiseSolution(w=constant[0], b=constant[1], value=at_zero, gap=0.0, iterations=0, outcome="constant")
     w, b = constant if start is None else start
-    at_zero, least, taken, outcome = problem.value(*constant), -np.inf, 0, "unfinished"
+    least, taken, outcome = 0.0, 0, "unfinished"  # no F is below 0
     best, value = (w, b), problem.value(w, b)
     widest = problem.x.shape[1] if problem.norm == "linf" else 1
     change = _FIRST * at_zero if problem.eps else 0.0
@@ -172,9 +185,7 @@ def solve_classwise(
         # The best weights and the best bound need not be of the same mu.
         least = max(least, problem.bound(w, b, mu))
         best, value = ((w, b), now) if now < value else (best, value)
-        if problem.eps and at_zero - least <= tolerance * at_zero:
-            best, value, outcome = constant, at_zero, "constant"
-        elif problem.ridge == 0 and problem.separates(w, b):
+        if problem.ridge == 0 and problem.separates(w, b):
             best, value, least, outcome = (w, b), now, 0.0, "separable"
         elif value - least <= tolerance * value:
             outcome = "optimal"
@@ -193,6 +204,15 @@ def _constant(problem: Classwise) -> tuple[np.ndarray, np.ndarray]:
     return w, b
 
 
+def _constant_is_best(problem: Classwise, w: np.ndarray, b: np.ndarray) -> bool:
+    """Return whether 0 is a derivative by W at the best constant classifier, up to rounding."""
+    _, slope, _, a = problem.loss(w, b, 0)
+    small = _ROUNDING * float(problem.cost @ np.asarray(abs(problem.x).sum(axis=1)).ravel())
+    room = problem.eps * problem.masses(a)
+    left = least_subgradient(slope, problem.first, problem.second, room, problem.norm, small)
+    return float(np.linalg.norm(left)) <= small
+
+
 def _descended(
     problem: Classwise, w: np.ndarray, b: np.ndarray, mu: float, steps: int, allowed: float
 ) -> tuple[np.ndarray, np.ndarray, int]:
@@ -208,7 +228,8 @@ def _descended(
         return loss + problem.ridge / 2 * float((now * now).sum()), np.append(slope, tilt * problem.intercept)
 
     options = {"maxiter": max(steps, 1), "maxfun": 10 * max(steps, 1), "maxcor": _CORRECTIONS}
-    options |= {"ftol": 1e-15, "gtol": 0.5 * (allowed / w.size) ** 0.5}
+    largest = allowed**0.5 if problem.ridge else allowed / problem.reach(w)  # what it may leave of a slope
+    options |= {"ftol": 1e-15, "gtol": 0.5 * largest / w.size**0.5}
     found = minimize(smoothed, np.append(w, b), jac=True, method="L-BFGS-B", options=options)
     w, b = found.x[:-K].reshape(shape), found.x[-K:]
     if problem.intercept:

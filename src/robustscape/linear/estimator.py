@@ -11,13 +11,24 @@ from typing import Any, Literal, Self, cast
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from robustscape.linear.checks import (
+    check_features,
+    check_finite,
+    check_settings,
+    check_size,
+    check_sizes,
+    checked_weights,
+    constant_warning,
+    dense,
+    separable_warning,
+    unfinished_warning,
+)
 from robustscape.linear.classwise import Classwise, solve_classwise
 from robustscape.linear.multiclass import robust
-from robustscape.linear.norms import Box, Norm, check_box, check_norm
+from robustscape.linear.norms import Box, Norm
 from robustscape.linear.objective import Matrix, Objective
 from robustscape.linear.separability import maximum_margin
 from robustscape.linear.solve import Solution, solve
@@ -60,9 +71,10 @@ class RobustLogisticRegression(ClassifierMixin, BaseEstimator):
             the size.
         n_iter_: Steps, alike.
         outcome_: "optimal", or what was warned of, alike. "unfinished": ``max_iter`` came before ``tol``.
-            "constant": eps is so large that no weights are better than none, and they are 0. "separable": C = inf and
-            every ball can be classified, so that there is no minimum; for two classes (or one against the rest) the
-            weights are the maximum-margin direction, ||w||_q = 1, and probabilities mean little.
+            "constant": eps is so large that without the box no weights are better than none, and they are 0.
+            "separable": C = inf and every ball can be classified, so that there is no minimum; for two classes, or one
+            against the rest, the weights are the maximum-margin direction, ||w||_q = 1; of the class-wise bound they
+            are some that classify every ball. Probabilities mean little then.
         n_features_in_: d.
 
     Deviations:
@@ -108,16 +120,18 @@ class RobustLogisticRegression(ClassifierMixin, BaseEstimator):
             sample_weight: (N,), how much each example counts, at least 0; None for 1.
 
         Raises:
-            BadInput: settings, features or labels that cannot be meant.
+            BadInput: settings, features or labels that cannot be meant; or C = inf and sparse features that every ball
+                of can be classified, which would take more than 4 GB as the dense array that is needed then.
+            Diverged: C = inf and the solver of the maximum-margin direction failed.
         """
-        self._check_settings()
+        check_settings(**self.get_params(deep=False))
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64, ensure_all_finite=False)
         check_classification_targets(y)
-        self._check_features(X)
+        check_features(X, self.box)
         classes, numbers = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise BadInput(f"the labels are of one class, {classes[0]!s}; at least two are needed")
-        weight = _checked_weights(sample_weight, X.shape[0])
+        weight = checked_weights(sample_weight, X.shape[0])
         if not (np.bincount(numbers, weights=weight) > 0).all():
             raise BadInput("all examples of a class have sample weight 0: each class needs one that counts")
         start = self._start(classes, X.shape[1])
@@ -127,9 +141,11 @@ class RobustLogisticRegression(ClassifierMixin, BaseEstimator):
         if np.isfinite(self.C):
             weight = weight * self.C
         if len(classes) > 2 and self.multi_class == "classwise_bound":
-            self._fit_together(X, numbers, weight, start)
+            told = self._fit_together(X, numbers, weight, start)
         else:
-            self._fit_apart(X, numbers, weight, start)
+            told = self._fit_apart(X, numbers, weight, start)
+        for warning in told:
+            warnings.warn(warning, stacklevel=2)
         return self
 
     def path(self, X: Matrix, y: Any, eps: Sequence[float], sample_weight: Any = None) -> list[Self]:
@@ -142,8 +158,10 @@ class RobustLogisticRegression(ClassifierMixin, BaseEstimator):
             sample_weight: As in ``fit``.
 
         Raises:
-            BadInput: as in ``fit``.
+            BadInput: as in ``fit``, or eps is not a list.
+            Diverged: as in ``fit``.
         """
+        check_sizes(eps)
         fitted: list[Self] = []
         for value in eps:
             one = cast("Self", clone(self)).set_params(eps=value, warm_start=True)
@@ -157,7 +175,7 @@ class RobustLogisticRegression(ClassifierMixin, BaseEstimator):
         """Return w.x + b: (N,) for two classes, above 0 for the second; (N, K) for more."""
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse="csr", dtype=np.float64, reset=False, ensure_all_finite=False)
-        _check_finite(X)
+        check_finite(X)
         scores = np.asarray(X @ self.coef_.T) + self.intercept_
         return scores.ravel() if len(self.classes_) == 2 else scores
 
@@ -200,16 +218,18 @@ class RobustLogisticRegression(ClassifierMixin, BaseEstimator):
             BadInput: as in ``fit``, or a label that the fit has not seen.
         """
         check_is_fitted(self)
+        eps = self.eps if eps is None else eps
+        check_size(eps)
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64, reset=False, ensure_all_finite=False)
-        self._check_features(X)
+        check_features(X, self.box)
         numbers = np.searchsorted(self.classes_, y).clip(max=len(self.classes_) - 1)
         if not (self.classes_[numbers] == y).all():
             raise BadInput(f"label {y[self.classes_[numbers] != y][0]} was not among those of the fit")
-        weight = _checked_weights(sample_weight, X.shape[0])
+        weight = checked_weights(sample_weight, X.shape[0])
         W, b = torch.from_numpy(self.coef_), torch.from_numpy(self.intercept_)
         if len(self.classes_) == 2:
             W, b = torch.cat([0 * W, W]), torch.cat([0 * b, b])
-        eps, safe = self.eps if eps is None else eps, np.zeros(X.shape[0])
+        safe = np.zeros(X.shape[0])
         for part in (slice(start, start + _ROWS) for start in range(0, X.shape[0], _ROWS)):
             rows = torch.from_numpy(np.array(X[part] if isinstance(X, np.ndarray) else X[part].toarray()))
             labels = torch.from_numpy(numbers[part])
@@ -220,10 +240,11 @@ class RobustLogisticRegression(ClassifierMixin, BaseEstimator):
 
     def _fit_apart(
         self, X: Matrix, numbers: np.ndarray, weight: np.ndarray, start: tuple[np.ndarray, np.ndarray] | None
-    ) -> None:
-        """Solve each class against the rest, or the second of two against the first."""
+    ) -> list[Warning]:
+        """Solve each class against the rest, or the second of two against the first; return what to warn of."""
         chosen = [1] if len(self.classes_) == 2 else range(len(self.classes_))
         found: list[tuple[Solution, str]] = []
+        told: list[Warning] = []
         for place, k in enumerate(chosen):
             problem = Objective(
                 x=X,
@@ -235,35 +256,39 @@ class RobustLogisticRegression(ClassifierMixin, BaseEstimator):
                 intercept=self.fit_intercept,
             )
             begin = None if start is None else (start[0][place], float(start[1][place]))
-            found.append(self._solved(problem, begin, self.classes_[k]))
+            found.append(self._solved(problem, begin, self.classes_[k], told))
         self.coef_ = np.stack([one.w for one, _ in found])
         self.intercept_ = np.array([one.b for one, _ in found])
         self.objective_ = np.array([one.value for one, _ in found])
         self.duality_gap_ = np.array([one.gap for one, _ in found])
         self.n_iter_ = np.array([one.iterations for one, _ in found])
         self.outcome_ = np.array([outcome for _, outcome in found])
+        return told
 
-    def _solved(self, problem: Objective, start: tuple[np.ndarray, float] | None, label: Any) -> tuple[Solution, str]:
-        """Return where the solve for one class ended, and the outcome; warns of what is not a minimum found."""
+    def _solved(
+        self, problem: Objective, start: tuple[np.ndarray, float] | None, label: Any, told: list[Warning]
+    ) -> tuple[Solution, str]:
+        """Return where the solve for one class ended, and the outcome; adds a warning of what is no minimum found."""
         what = "" if len(self.classes_) == 2 else f" for class {label} against the rest"
         if problem.eps > 0 and problem.eps >= problem.threshold():
-            _tell_constant(f"eps={problem.eps:g} is at or beyond {problem.threshold():g}{what}")
+            told.append(
+                constant_warning(f"eps={problem.eps:g} is at or beyond {problem.threshold():g}{what}", self.box)
+            )
             point = problem.constant()
-            return Solution(
-                w=point.w, b=point.b, value=point.value, gap=0.0, iterations=0, outcome="optimal"
-            ), "constant"
+            ended = Solution(w=point.w, b=point.b, value=point.value, gap=0.0, iterations=0, outcome="optimal")
+            return ended, "constant"
         found = solve(problem, start=start, tolerance=self.tol, steps=self.max_iter)
         if found.outcome == "unfinished":
-            _tell_unfinished(found.value, found.gap, found.iterations, what)
+            told.append(unfinished_warning(found.value, found.gap, found.iterations, what, stalled=found.stalled))
         if found.outcome != "separable":
             return found, found.outcome
-        x = problem.x if isinstance(problem.x, np.ndarray) else problem.x.toarray()
-        margin = maximum_margin(
-            torch.from_numpy(x), torch.from_numpy(problem.y), norm=self.norm, intercept=self.fit_intercept
-        )
-        _tell_separable(
-            f"the data have a margin of {margin.value:.6g} in {self.norm}{what}, above eps={problem.eps:g}",
-            "coef_ is the maximum-margin direction",
+        x, signs = torch.from_numpy(dense(problem.x)), torch.from_numpy(problem.y)
+        margin = maximum_margin(x, signs, norm=self.norm, intercept=self.fit_intercept)
+        told.append(
+            separable_warning(
+                f"the data have a margin of {margin.value:.6g} in {self.norm}{what}, above eps={problem.eps:g}",
+                "coef_ is the maximum-margin direction",
+            )
         )
         point = problem.at(margin.w.numpy(), margin.intercept or 0.0)
         ended = Solution(
@@ -273,8 +298,8 @@ class RobustLogisticRegression(ClassifierMixin, BaseEstimator):
 
     def _fit_together(
         self, X: Matrix, numbers: np.ndarray, weight: np.ndarray, start: tuple[np.ndarray, np.ndarray] | None
-    ) -> None:
-        """Solve the class-wise bound."""
+    ) -> list[Warning]:
+        """Solve the class-wise bound; return what to warn of."""
         problem = Classwise(
             x=X,
             y=numbers,
@@ -285,16 +310,20 @@ class RobustLogisticRegression(ClassifierMixin, BaseEstimator):
             eps=float(self.eps),
             intercept=self.fit_intercept,
         )
-        found = solve_classwise(problem, start=start, tolerance=self.tol, steps=_QUICK_STEPS * self.max_iter)
-        if found.outcome == "constant":
-            _tell_constant(f"eps={problem.eps:g} is too large")
-        elif found.outcome == "separable":
-            _tell_separable(f"all balls of eps={problem.eps:g} can be classified", "coef_ is one that does it")
-        elif found.outcome == "unfinished":
-            _tell_unfinished(found.value, found.gap, found.iterations, "")
+        most = _QUICK_STEPS * self.max_iter
+        found = solve_classwise(problem, start=start, tolerance=self.tol, steps=most)
         self.coef_, self.intercept_ = found.w, found.b
         self.objective_, self.duality_gap_ = np.array([found.value]), np.array([found.gap])
         self.n_iter_, self.outcome_ = np.array([found.iterations]), np.array([found.outcome])
+        if found.outcome == "constant":
+            return [constant_warning(f"eps={problem.eps:g} is too large", self.box)]
+        if found.outcome == "separable":
+            return [
+                separable_warning(f"all balls of eps={problem.eps:g} can be classified", "coef_ is one that does it")
+            ]
+        if found.outcome == "unfinished":
+            return [unfinished_warning(found.value, found.gap, found.iterations, stalled=found.iterations < most)]
+        return []
 
     def _start(self, classes: np.ndarray, d: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Return the weights to begin at, where there are any that fit."""
@@ -302,67 +331,3 @@ class RobustLogisticRegression(ClassifierMixin, BaseEstimator):
         if not there or self.coef_.shape != (1 if len(classes) == 2 else len(classes), d) or not self.coef_.any():
             return None
         return self.coef_, self.intercept_ if self.fit_intercept else 0 * self.intercept_
-
-    # -- what is refused -----------------------------------------------------------------------------------
-
-    def _check_settings(self) -> None:
-        check_norm(self.norm)
-        if not 0 <= self.eps < np.inf:
-            raise BadInput(f"eps must be finite and at least 0, not {self.eps:g}")
-        if not self.C > 0:
-            raise BadInput(f"C must be above 0, not {self.C:g}; a smaller C is a stronger ridge, inf is none")
-        if self.multi_class not in ("ovr", "classwise_bound"):
-            raise BadInput(f"multi_class must be 'ovr' or 'classwise_bound', not {self.multi_class!r}")
-        if not self.tol > 0 or self.max_iter < 1:
-            raise BadInput(f"tol must be above 0 and max_iter at least 1, not {self.tol:g} and {self.max_iter}")
-
-    def _check_features(self, X: Matrix) -> None:
-        _check_finite(X)
-        if self.box is not None:
-            ends = np.array([[X.min(), X.max()]])
-            check_box(self.box, torch.from_numpy(ends))
-
-
-def _check_finite(X: Matrix) -> None:
-    values = X if isinstance(X, np.ndarray) else X.data
-    if np.isfinite(values.sum()):  # one pass without a copy; only what is not finite, or overflows, is counted
-        return
-    count = int((~np.isfinite(values)).sum())
-    if count:
-        raise BadInput(f"{count} of {values.size} features are NaN or infinite")
-
-
-def _checked_weights(sample_weight: Any, n: int) -> np.ndarray:
-    """Return the sample weights, (n,), float64."""
-    if sample_weight is None:
-        return np.ones(n)
-    weight = np.asarray(sample_weight, dtype=np.float64)
-    weight = np.full(n, float(weight)) if weight.ndim == 0 else weight
-    if weight.shape != (n,):
-        raise BadInput(f"sample_weight of shape {weight.shape} came with {n} examples; one number each is meant")
-    if not (np.isfinite(weight) & (weight >= 0)).all():
-        raise BadInput(f"sample weights must be finite and at least 0, not {weight.min():g}")
-    if not weight.any():
-        raise BadInput("all sample weights are zero: some example must count")
-    return weight
-
-
-def _tell_constant(reason: str) -> None:
-    warnings.warn(f"{reason}: no weights are better than none, and coef_ is 0", UserWarning, stacklevel=5)
-
-
-def _tell_separable(reason: str, instead: str) -> None:
-    warnings.warn(
-        f"there is no finite minimum: C is inf and {reason}; {instead}, a finite C gives a minimum",
-        UserWarning,
-        stacklevel=5,
-    )
-
-
-def _tell_unfinished(value: float, gap: float, steps: int, what: str) -> None:
-    warnings.warn(
-        f"after {steps} steps the objective{what}, {value:.6g}, may be up to {gap:.3g} ({gap / value:.2g} of it) above "
-        "its minimum; raise max_iter or tol",
-        ConvergenceWarning,
-        stacklevel=5,
-    )

@@ -135,9 +135,14 @@ def eigenvalues(worst: Worst, k: int = 3, *, form: Form = "total") -> Spectrum:
         raise BadInput(f"k must be from 1 to {P}, the number of parameters, not {k}")
     movement = worst.movement if form == "total" else None
     small = len(worst.y) + 2 < P and (movement is None or worst.problem.box is None)
-    values = _split(worst, form, movement) if small else torch.linalg.eigvalsh(hessian(worst, form=form))
+    values = _split(worst, form, movement) if small else _decomposed(hessian(worst, form=form))
     top = values.sort(descending=True).values[:k]
     return Spectrum(values=top, form=form, differentiable=worst.subdifferential().differentiable)
+
+
+def _decomposed(matrix: Tensor) -> Tensor:
+    """Return all eigenvalues: decomposed in float64, since in float32 many zeros among them can come out as NaN."""
+    return torch.linalg.eigvalsh(matrix.double()).to(matrix)
 
 
 def _split(worst: Worst, form: Form, movement: Movement | None) -> Tensor:
@@ -155,4 +160,4 @@ def _split(worst: Worst, form: Form, movement: Movement | None) -> Tensor:
         bend = float(movement.bend)
         moved, own = basis[:d], along @ basis
         total += bend * (moved.T @ moved - torch.outer(own, own))
-    return torch.cat([torch.linalg.eigvalsh(total), rows.new_full((P - N - 2,), bend)])
+    return torch.cat([_decomposed(total), rows.new_full((P - N - 2,), bend)])

@@ -154,8 +154,8 @@ class Point:
 
     @cached_property
     def gap(self) -> float:
-        """How far F is above its minimum at most, at least 0."""
-        return max(0.0, self.value - self._dual())
+        """How far F is above its minimum at most, from 0 to F, which has no values below 0."""
+        return min(self.value, max(0.0, self.value - self._dual()))
 
     @property
     def separates(self) -> bool:
@@ -167,7 +167,8 @@ class Point:
 
         p, (above, below) = self.problem, self.masses
         # The class of larger mass gives way, so that the masses agree.
-        shares = (min(above, below) / above, min(above, below) / below) if p.intercept else (1.0, 1.0)
+        least = min(above, below)  # 0 where all of them are too small for a float
+        shares = (least and least / above, least and least / below) if p.intercept else (1.0, 1.0)
         share = np.where(p.y > 0, *shares) * self.s
         g = self.pulls @ np.array([shares[0], -shares[1]])
         radius = p.eps * (shares[0] * above + shares[1] * below)

@@ -73,10 +73,11 @@ def face(z: np.ndarray, norm: Norm, *, intercept: bool, flat: bool = False) -> F
 
 def on_face(hessian: np.ndarray, g: np.ndarray, at: Face, bent: np.ndarray | None = None) -> np.ndarray:
     """Return t that minimises t'Ht / 2 + g.t along a face, with an extra curvature ``bent`` of t, (k, k)."""
-    moved = hessian @ at.p
-    kept = moved[at.keep]
-    reduced = hessian[np.ix_(at.keep, at.keep)] + np.outer(kept, at.q) + np.outer(at.q, kept)
-    reduced += float(at.p @ moved) * np.outer(at.q, at.q)
+    reduced = hessian[np.ix_(at.keep, at.keep)]
+    if at.q.any():
+        moved = hessian @ at.p
+        kept = moved[at.keep]
+        reduced += np.outer(kept, at.q) + np.outer(at.q, kept) + float(at.p @ moved) * np.outer(at.q, at.q)
     if bent is not None:
         reduced += bent
     return solved(reduced, -(g[at.keep] + at.q * float(at.p @ g)))
@@ -84,18 +85,25 @@ def on_face(hessian: np.ndarray, g: np.ndarray, at: Face, bent: np.ndarray | Non
 
 def solved(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Return the solution of positive semidefinite equations; where they are singular, of ones a little larger."""
-    from scipy.linalg import LinAlgError, cho_factor, cho_solve
+    from scipy.linalg import cho_solve
 
     if not len(right):
         return right
+    factor = _factored(matrix)
+    return np.linalg.lstsq(matrix, right)[0] if factor is None else cho_solve(factor, right, check_finite=False)
+
+
+def _factored(matrix: np.ndarray) -> tuple[np.ndarray, bool] | None:
+    """Return the Cholesky factor, of a matrix a little larger where that is singular; None if that is not enough."""
+    from scipy.linalg import LinAlgError, cho_factor
+
     scale = float(np.abs(np.diag(matrix)).max()) or 1.0
     for more in (0.0, 1e-14, 1e-12, 1e-10, 1e-8):
         try:
-            factor = cho_factor(matrix + more * scale * np.eye(len(right)), check_finite=False)
+            return cho_factor(matrix + more * scale * np.eye(len(matrix)), check_finite=False)
         except LinAlgError:
             continue
-        return cho_solve(factor, right, check_finite=False)
-    return np.linalg.lstsq(matrix, right)[0]
+    return None
 
 
 def cone_minimum(hessian: np.ndarray, g: np.ndarray, start: np.ndarray, norm: Norm, *, intercept: bool) -> np.ndarray:
@@ -142,13 +150,15 @@ def _sweeps(
     hessian: np.ndarray, g: np.ndarray, z: np.ndarray, u: np.ndarray, rho: float, norm: Norm, intercept: bool
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Return z, in the cone, and the scaled multipliers after some sweeps, and the weight for the next ones."""
-    from scipy.linalg import cho_factor, cho_solve
+    from scipy.linalg import cho_solve
 
     u = u.copy()
     u[-1] = 0
     count = len(g) - (not intercept)
     weight = np.append(np.full(count - intercept, rho), [1e-9 * rho] * intercept)
-    factor = cho_factor(hessian[:count, :count] + np.diag(weight), check_finite=False)
+    factor = _factored(hessian[:count, :count] + np.diag(weight))
+    if factor is None:
+        return z, u / 10, 10 * rho
     y = before = z
     for _ in range(_SWEEPS):
         before = z

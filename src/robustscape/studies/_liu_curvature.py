@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from robustscape.display import norm_words
 from robustscape.linear.hessian import Form, hessian
 from robustscape.linear.logistic import AdversarialLogistic
 from robustscape.linear.norms import dual_norm, steepest
@@ -21,7 +22,6 @@ _EXAMPLES, _INPUTS = 20, 5
 _ROUNDING = 1e-12
 _TURN = 2.399  # m^2 s (1 - s) rises up to here, where m tanh(m / 2) = 2, and falls behind it
 _CLAIM = "Theorem 3: the curvature grows with ε up to ε̂"
-_WORDS = {"l2": "L2", "linf": "L∞"}
 _FORMS: dict[str, tuple[tuple[Form, str], ...]] = {
     "l2": (("held", "worst inputs held"), ("total", "total Hessian")),
     "linf": (("total", "total Hessian, the same as held"),),
@@ -84,7 +84,7 @@ class SeparableCurvature:
 
 
 def _checks(norm: str, found: dict[str, Tensor]) -> tuple[Check, ...]:
-    count = f"{len(found['liu']):,} separable sets, {_EXAMPLES} × {_INPUTS}, {_WORDS[norm]}"
+    count = f"{len(found['liu']):,} separable sets, {_EXAMPLES} × {_INPUTS}, {norm_words(norm)}"
     at = f"{count}, w separating at ε̂, ‖w‖_q = 1"
     checks = [
         _order("equation 29: Loewner order", at, found["liu"], True),

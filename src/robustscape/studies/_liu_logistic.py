@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from robustscape.display import norm_words
 from robustscape.linear.logistic import AdversarialLogistic
 from robustscape.streams import Streams
 from robustscape.studies._liu_network import Constants
@@ -95,7 +96,7 @@ def _logistic_checks(
     problem: AdversarialLogistic, loss: Tensor, gradient: Tensor, distance: Tensor
 ) -> tuple[Check, ...]:
     c = logistic_constants(problem)
-    model = f"logistic, {'L2' if problem.norm == 'l2' else 'L∞'}, ε = {_EPS}"
+    model = f"logistic, {norm_words(problem.norm)}, ε = {_EPS}"
     bounded, near = f"{model}; constants bounded exactly", f"{model}; weights on both sides of 0, 2e-9 apart"
     smooth, jump = c.theta_theta * distance, gradient[1::2]
     # The worst input swings by 2 eps times a unit vector, and the gradient by x is -y / 2 I at theta = 0.

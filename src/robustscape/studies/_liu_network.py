@@ -142,7 +142,7 @@ def apart(count: int, rng: Streams) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Constants:
-    """Lipschitz constants of Assumptions 1 and 2, from below: the largest that were met.
+    """Lipschitz constants of Assumptions 1 and 2; whoever makes them says whether from above or from below.
 
     Attributes:
         by_theta: L_theta, of the loss.
@@ -160,7 +160,7 @@ class Constants:
 
 
 def measured(activation: Activation, d: Draws) -> Constants:
-    """Measure the constants.
+    """Measure the constants, from below: the largest that the draws meet.
 
     The L are the largest local ones: norms of the gradient, of its exact Jacobian by the weights (spectral) and by the
     input (largest over the corners of the box). The D are what pairs exceed them by.

@@ -10,7 +10,7 @@ import torch
 
 from robustscape.data.fetch import find
 from robustscape.data.folder import Folder
-from robustscape.display import Line, Panel
+from robustscape.display import Line, Panel, norm_words
 from robustscape.report.quantities import Quantity
 from robustscape.report.study import Shown
 from robustscape.report.tables import Cell as Entry
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 PARTS: tuple[str, ...] = ("optimum", "norms", "cifar2")
 
 _PAPER = "Yamada et al. 2021"
-_NORMS: dict[str, str] = {"l2": "L2", "linf": "L∞"}
 _ALIKE = 1.25  # norms that differ by no more are called alike
 _CIFAR = Folder(path="cifar10-jpeg", name="CIFAR-10 (JPEG)")
 _CLASSES = ("frog", "ship")
@@ -68,7 +67,7 @@ def _optima(study: Yamada, values: Mapping[Any, Plain]) -> Shown:
         if values[cell][box] is not None
     ]
     reached = "; ".join(
-        f"{_NORMS[norm]} {tables.largest(values[Margin(norm=norm)], norm)}" for norm in tables.SOLVED.values()
+        f"{norm_words(norm)} {tables.largest(values[Margin(norm=norm)], norm)}" for norm in tables.SOLVED.values()
     )
     notes = (
         "Solved without ridge and intercept; the loss is the mean over the training images at their worst inputs, with "
@@ -88,7 +87,7 @@ def _optimum_row(cell: Optimum, values: Mapping[Any, Plain], box: Literal["free"
     eps = f"{255 * cell.trained.eps:g}/255" if cell.norm == "linf" else f"{cell.trained.eps:g}"
     accuracies = (100 * of[split] for split in ("train", "test") for of in (found, trained))
     return (
-        _NORMS[cell.norm],
+        norm_words(cell.norm),
         eps,
         "yes" if box == "boxed" else "no",
         tables.SOLUTIONS[found["outcome"]],
@@ -119,7 +118,7 @@ def _norms(study: Yamada, values: Mapping[Any, Plain]) -> Shown:
         weights = [torch.tensor(values[cell]["w"]) for cell in trainings]
         l2, l1 = ([float(w.norm(p)) for w in weights] for p in (2, 1))
         adversary = "PGD" if tables.ADVERSARY[part] == "pgd" else "noise"
-        what = f"{_NORMS[table.norm]} {adversary}"
+        what = f"{norm_words(table.norm)} {adversary}"
         for row, one, other in zip(tables.rows(part), l2, l1, strict=True):
             numbers = (one, other, one / l2[0], other / l1[0])
             rows.append((table.table, what, tables.eps_in(row, table), *(Quantity(value=n) for n in numbers)))
@@ -127,7 +126,7 @@ def _norms(study: Yamada, values: Mapping[Any, Plain]) -> Shown:
         sizes[what] = eps, l2
         lines[table.norm].append(Line(name=adversary, x=eps, y=tuple(l2), group=len(lines[table.norm])))
     panels = tuple(
-        Panel(title=f"{_NORMS[norm]} threat", x="ε, pixels in [0, 1]", y="‖w‖₂", lines=tuple(drawn))
+        Panel(title=f"{norm_words(norm)} threat", x="ε, pixels in [0, 1]", y="‖w‖₂", lines=tuple(drawn))
         for norm, drawn in lines.items()
     )
     notes = (_verdict(sizes), "The weights are those of the epoch that was kept, before the loss is at its minimum.")

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustscape.display import norm_words
 from robustscape.linear.noise import InBall, expected
 from robustscape.streams import Streams
 from robustscape.studies import _yamada_adversary as adversary
@@ -187,8 +188,8 @@ def curve(growth: Sequence[Mapping[str, Any]], kind: str, norm: str) -> list[Map
 def _trends(growth: Sequence[Mapping[str, Any]]) -> list[Check]:
     """Return what the paper says of eigenvalues over eps, at the trained weights: no derivation settles it."""
     checks, here = [], "trained weights"
-    for norm, words in (("l2", "L2"), ("linf", "L∞")):
-        attacked, shaken = curve(growth, "pgd", norm), curve(growth, "noise", norm)
+    for norm in ("l2", "linf"):
+        words, attacked, shaken = norm_words(norm), curve(growth, "pgd", norm), curve(growth, "noise", norm)
         eps, total, ranged, length = (
             torch.tensor([each[name] for each in attacked], dtype=torch.float64)
             for name in ("eps", "total", "total, pixel range", "length")

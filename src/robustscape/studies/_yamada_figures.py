@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from robustscape.display import Line, Panel
+from robustscape.display import Line, Panel, norm_words
 from robustscape.report.quantities import Quantity
 from robustscape.report.study import Shown
 from robustscape.report.tables import Cell as Entry
 from robustscape.report.tables import Column, Table
 from robustscape.studies import _yamada_spectra
+from robustscape.studies import _yamada_tables as tables
 from robustscape.studies.landscapes import Slices
+from robustscape.studies.optimum import Norm
+from robustscape.studies.published import PublishedRow
 from robustscape.studies.study import Cell
 from robustscape.types import Plain
 
@@ -29,26 +33,38 @@ _HARDLY = 0.1  # "hardly": less than this part of what PGD does
 
 @dataclass(frozen=True, kw_only=True)
 class _Models:
-    """The models of a figure: a norm, and every eps in units of 1/unit."""
+    """The models of a figure: the clean one, and those of a table whose eps, in its unit, is from least to most."""
 
-    norm: Literal["l2", "linf"]
-    eps: tuple[float, ...]
-    unit: int
+    table: str
+    least: float = 0
+    most: float = inf
+
+    @property
+    def norm(self) -> Norm:
+        """The norm of the perturbations."""
+        return tables.SOLVED[self.table]
+
+    @property
+    def rows(self) -> tuple[PublishedRow, ...]:
+        """The models' rows."""
+        return tuple(
+            row for row in tables.printed(self.table).rows if not row.eps or self.least <= row.eps <= self.most
+        )
 
     @property
     def radii(self) -> list[float]:
         """Every eps in pixel units."""
-        return [eps / self.unit for eps in self.eps]
+        return [row.eps / tables.printed(self.table).unit for row in self.rows]
 
     @property
     def words(self) -> list[str]:
         """Every eps in words."""
-        return [f"{eps:g}" if self.unit == 1 else f"{eps:g}/{self.unit}" for eps in self.eps]
+        return [tables.eps_in(row, tables.printed(self.table)) for row in self.rows]
 
     @property
     def name(self) -> str:
         """The norm in words."""
-        return "L2" if self.norm == "l2" else "L∞"
+        return norm_words(self.norm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +77,9 @@ class _Series:
 
 
 _MODELS = {
-    "figure1": _Models(norm="l2", eps=(0, 0.2, 0.4, 0.6, 0.8, 1), unit=1),
-    "figure2": _Models(norm="linf", eps=(0, 4, 8, 12, 16), unit=255),
-    "figure5": _Models(norm="linf", eps=(0, 25.5, 51, 76.5), unit=255),
+    "figure1": _Models(table="table1"),
+    "figure2": _Models(table="table3", most=16),
+    "figure5": _Models(table="table3", least=25.5),
 }
 _PGD = _Series(words="trained on PGD, under the adversary", adversary="pgd", under="adversary")
 _NOISE = _Series(words="trained on noise, under its noise", adversary="noise", under="noise")

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from robustscape.display import Line, Panel
+from robustscape.display import Line, Panel, norm_words
 from robustscape.report.quantities import Quantity
 from robustscape.report.study import Shown
 from robustscape.report.tables import Cell as Entry
 from robustscape.report.tables import Column, Table
+from robustscape.studies import _yamada_tables as tables
 from robustscape.studies.curvatures import Curvature
 from robustscape.types import Plain
 
@@ -19,11 +20,7 @@ if TYPE_CHECKING:
     from robustscape.studies.yamada import Yamada
 
 _Norm: TypeAlias = Literal["l2", "linf"]
-_EPS: dict[_Norm, tuple[float, ...]] = {
-    "l2": (0, 0.2, 0.4, 0.6, 0.8, 1),
-    "linf": tuple(level / 255 for level in (0, 4, 8, 12, 16, 25.5, 51, 76.5)),
-}
-_WORDS: dict[_Norm, str] = {"l2": "L2", "linf": "L∞"}
+_TABLES: dict[_Norm, str] = {"l2": "table1", "linf": "table3"}  # whose models they are
 _RANGES: tuple[tuple[_Norm, int | None, str], ...] = (  # so many eps of a norm; the paper's figure 2 has 5
     ("l2", None, "1"),
     ("linf", 5, "16/255"),
@@ -36,7 +33,13 @@ _FORMS = ("held", "total", "held, no box", "total, no box")
 
 def cells(study: Yamada) -> tuple[Curvature, ...]:
     """Return a curvature for each model of Tables 1 and 3; those at eps 0 are one."""
-    return tuple(dict.fromkeys(_cell(study, norm, eps) for norm, radii in _EPS.items() for eps in radii))
+    return tuple(dict.fromkeys(_cell(study, norm, eps) for norm in _TABLES for eps in _radii(norm)))
+
+
+def _radii(norm: _Norm) -> tuple[float, ...]:
+    """Return every eps of the paper's table in pixel units."""
+    table = tables.printed(_TABLES[norm])
+    return tuple(row.eps / table.unit for row in table.rows)
 
 
 def _cell(study: Yamada, norm: _Norm, eps: float) -> Curvature:
@@ -46,16 +49,16 @@ def _cell(study: Yamada, norm: _Norm, eps: float) -> Curvature:
 def show(study: Yamada, values: Mapping[Any, Plain]) -> Shown:
     """Return the figure and its table."""
     found: dict[_Norm, list[Plain]] = {
-        norm: [values[_cell(study, norm, eps)] for eps in radii] for norm, radii in _EPS.items()
+        norm: [values[_cell(study, norm, eps)] for eps in _radii(norm)] for norm in _TABLES
     }
     names = ("Measured", "Exact, held", "Measured minus exact", "Exact, total")
     names += ("Held, no pixel range", "Total, no pixel range")
     words = (Column(name="Norm"), Column(name="ε"), Column(name="Eigenvalue"))
     columns = (*words, *(Column(name=name, decimals=5) for name in names), Column(name="‖w‖₂", decimals=2))
     rows = tuple(
-        (_WORDS[norm], f"{eps:g}" if norm == "l2" else f"{255 * eps:g}/255", which, *_numbers(value, place))
+        (norm_words(norm), f"{eps:g}" if norm == "l2" else f"{255 * eps:g}/255", which, *_numbers(value, place))
         for norm, each in found.items()
-        for eps, value in zip(_EPS[norm], each, strict=True)
+        for eps, value in zip(_radii(norm), each, strict=True)
         for place, which in enumerate(_PLACES)
     )
     panels = tuple(_panel(norm, found[norm][:stop], words) for norm, stop, words in _RANGES)
@@ -74,7 +77,7 @@ def _panel(norm: _Norm, found: Sequence[Plain], words: str) -> Panel:
     lines = tuple(
         Line(
             name=which,
-            x=_EPS[norm][: len(found)],
+            x=_radii(norm)[: len(found)],
             y=tuple(value[form][place] for value in found),
             dashed=form != "measured",
             group=place,
@@ -82,7 +85,7 @@ def _panel(norm: _Norm, found: Sequence[Plain], words: str) -> Panel:
         for place, which in enumerate(_PLACES)
         for form in ("measured", "total")
     )
-    return Panel(title=f"{_WORDS[norm]} up to {words}", x="ε, pixels in [0, 1]", y="Eigenvalue, nats", lines=lines)
+    return Panel(title=f"{norm_words(norm)} up to {words}", x="ε, pixels in [0, 1]", y="Eigenvalue, nats", lines=lines)
 
 
 def _straightness(found: Mapping[_Norm, Sequence[Plain]]) -> tuple[str, ...]:
@@ -90,11 +93,11 @@ def _straightness(found: Mapping[_Norm, Sequence[Plain]]) -> tuple[str, ...]:
     notes = []
     for norm, stop, words in _RANGES:
         forms = ("measured", *(_FORMS if norm == "l2" else _FORMS[::2]))
-        squares = {form: _squares(_EPS[norm][:stop], found[norm][:stop], form) for form in forms}
+        squares = {form: _squares(_radii(norm)[:stop], found[norm][:stop], form) for form in forms}
         straight = sum(square >= _STRAIGHT for square in squares["measured"])
         each = "; ".join(f"{form} {', '.join(f'{square:.3f}' for square in of)}" for form, of in squares.items())
         notes.append(
-            f"R² of a line over ε, {_WORDS[norm]} up to {words}, by eigenvalue: {each}. Nearly linear, by "
+            f"R² of a line over ε, {norm_words(norm)} up to {words}, by eigenvalue: {each}. Nearly linear, by "
             f"{_STRAIGHT:g} at least: {straight} of the {len(_PLACES)} measured."
         )
     return tuple(notes)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from robustscape.attacks.threat import ThreatModel
+from robustscape.linear.falls import worst_falls
 from robustscape.models.linear import Linear, LinearNetwork
 from robustscape.streams import Streams
 from robustscape.studies.study import Cell
@@ -18,10 +19,8 @@ from robustscape.studies.trained import Trained
 from robustscape.types import BadInput, Images, Plain, Splits
 from robustscape.weights.space import gaussian, normalised
 
-_AT_ONCE = 2**18  # numbers that the L2 adversary is solved for at once: they stay in the cache
 _CHECKED = 100  # images that PGD is compared with the exact adversary on
 _NAME = "linear.weight"
-_Falls: TypeAlias = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,47 +149,6 @@ class Slices:
             with torch.no_grad():
                 found.append(F.cross_entropy(model(x_adv), images.y))
         return float((exact - torch.stack(found)).max())
-
-
-def worst_falls(x: Tensor, y: Tensor, *, norm: Literal["linf", "l2"], eps: float) -> _Falls:
-    """Return what gives the most that the adversary in ball and pixel range takes off each margin y w.x.
-
-    The same numbers as ``linear.adversary.worst_rise``, for many weights and all images: under L-infinity two products
-    of matrices, under L2 a few Newton steps for the level at which pixels stop, in place of sorting them.
-
-    Args:
-        x: (N, d), in [0, 1].
-        y: (N,), -1 or 1.
-        norm: Of the ball.
-        eps: Its radius, above 0.
-
-    Returns:
-        A function of (P, d) weights to (P, N) falls, at least 0.
-    """
-    down = torch.where(y[:, None] > 0, x, 1 - x)  # how far a pixel of positive weight may move
-    if norm == "linf":
-        low, high = down.clamp(max=eps), (1 - down).clamp(max=eps)
-        return lambda w: (low @ w.clamp(min=0).T + high @ (-w).clamp(min=0).T).T
-    parts = down.split(max(1, _AT_ONCE // x.shape[1]))
-    return lambda w: torch.stack([torch.cat([_l2_fall(each, part, eps) for part in parts]) for each in w])
-
-
-def _l2_fall(w: Tensor, down: Tensor, eps: float) -> Tensor:
-    """Return the largest |w| . t over 0 <= t <= room, ||t|| <= eps, (N,).
-
-    It is at t_i^2 = min(room_i^2, w_i^2 u) with sum t_i^2 = eps^2: concave and piecewise linear in u, so that Newton's
-    steps from below end at the solution. Where the room ends before the ball, t is the room.
-    """
-    squared = torch.where(w > 0, down, 1 - down).square_()
-    rate, tiny = w.square(), torch.finfo(w.dtype).tiny
-    u = eps**2 / ((squared > 0).to(w) @ rate).clamp(min=tiny)
-    while True:
-        t = torch.minimum(squared, rate * u[:, None])
-        free = (t < squared).to(w) @ rate
-        short = torch.where(free > 0, eps**2 - t.sum(dim=1), 0)
-        if not bool((short > 1e-6 * eps**2).any()):
-            return t.sqrt_() @ w.abs()
-        u = u + short.clamp(min=0) / free.clamp(min=tiny)
 
 
 def carrying(w: Tensor, images: Images) -> LinearNetwork:

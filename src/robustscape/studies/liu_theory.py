@@ -33,7 +33,6 @@ _TITLES = {
 }
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class _Sizes:
     """How much is done.

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustscape.linear.boxed import minimum, searched
 from robustscape.linear.logistic import AdversarialLogistic
 from robustscape.linear.norms import Box
 from robustscape.linear.objective import Objective
 from robustscape.linear.separability import maximum_margin
 from robustscape.linear.solve import solve
-from robustscape.studies.boxed import minimum, searched
 from robustscape.studies.study import Cell
 from robustscape.studies.trained import Trained
 from robustscape.types import BadInput, Images, Plain, Splits

@@ -103,8 +103,8 @@ def _result(study: Study, part: str, found: Mapping[Cell, Plain], data: Splits) 
         shown=shown,
         provenance=replace(
             where,
-            created=max(found[cell]["created"] for cell in cells),
-            commit=", ".join(sorted({found[cell]["commit"] for cell in cells})),
+            created=max((found[cell]["created"] for cell in cells), default=where.created),
+            commit=", ".join(sorted({found[cell]["commit"] for cell in cells})) or where.commit,
             versions=_versions(),
             threads=1,
         ),

@@ -37,7 +37,8 @@ class Boxed:
     Attributes:
         w: (d,), float64.
         loss: Mean worst-case loss there, nats per example, exact.
-        gap: How far it is above its minimum at most, among all weights of up to ten times the L1 norm.
+        gap: How far it is above its minimum at most, among all weights of up to ten times the L1 norm; at most the
+            loss itself, which is nowhere below 0.
         separates: Whether no input of any ball in the box is misclassified: then there is no minimum.
     """
 
@@ -92,7 +93,7 @@ def minimum(x: Tensor, y: Tensor, *, eps: float) -> Boxed:
     wrong = expit(-(z @ v))
     bound = float((entr(wrong) + entr(1 - wrong)).mean()) - _REACH * float(v.sum()) * max(0.0, float((-slope).max()))
     separates = bool((z @ v > 0).all())
-    return Boxed(w=_weights(v, used), loss=value, gap=max(0.0, value - bound), separates=separates)
+    return Boxed(w=_weights(v, used), loss=value, gap=min(value, max(0.0, value - bound)), separates=separates)
 
 
 def searched(x: Tensor, y: Tensor, *, eps: float) -> Tensor:
