@@ -13,6 +13,7 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
+from threadpoolctl import threadpool_limits
 
 from robustscape.linear.checks import (
     check_features,
@@ -143,7 +144,10 @@ class RobustLogisticRegression(ClassifierMixin, BaseEstimator):
         if len(classes) > 2 and self.multi_class == "classwise_bound":
             told = self._fit_together(X, numbers, weight, start)
         else:
-            told = self._fit_apart(X, numbers, weight, start)
+            with threadpool_limits(
+                1, user_api="blas"
+            ):  # products too small for threads
+                told = self._fit_apart(X, numbers, weight, start)
         for warning in told:
             warnings.warn(warning, stacklevel=2)
         return self
