@@ -144,9 +144,7 @@ class RobustLogisticRegression(ClassifierMixin, BaseEstimator):
         if len(classes) > 2 and self.multi_class == "classwise_bound":
             told = self._fit_together(X, numbers, weight, start)
         else:
-            with threadpool_limits(
-                1, user_api="blas"
-            ):  # products too small for threads
+            with threadpool_limits(1, user_api="blas"):  # products too small for threads
                 told = self._fit_apart(X, numbers, weight, start)
         for warning in told:
             warnings.warn(warning, stacklevel=2)
