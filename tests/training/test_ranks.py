@@ -135,10 +135,9 @@ def _evaluated() -> dict[str, np.ndarray]:
     return {"fooled": found.fooled, "losses": found.losses, "clean": np.array(found.clean_loss.value)}
 
 
-def _measured(partial: Path) -> tuple[np.ndarray, int]:
+def _measured(partial: Path) -> np.ndarray:
     slices = Slice(attack=PGD(steps=2, result="best_loss"), directions=1, positions=5)
-    found = measure(slices, _subject(), partial=partial)
-    return found.robust_loss, len(partial.read_text().splitlines())
+    return measure(slices, _subject(), partial=partial).robust_loss
 
 
 PLAIN = {
@@ -203,7 +202,10 @@ def found(tmp_path_factory) -> list[dict[str, Any]]:
     ended = _started("everything", out)
     assert ended.returncode == 0, ended.stderr
     files = ("0-of-1.pt", "0-of-2.pt", "1-of-2.pt")
-    return [torch.load(out / name, weights_only=False) for name in files]
+    parts = [torch.load(out / name, weights_only=False) for name in files]
+    for part, name in zip(parts, ("partial-1", "partial-2", "partial-2"), strict=True):
+        part["lines"] = len((out / name).read_text().splitlines())  # when all ranks have ended: the first writes them
+    return parts
 
 
 def _same_bits(a: dict[str, Any], b: dict[str, Any]) -> bool:
@@ -260,8 +262,8 @@ def test_contract_evaluation_and_points_are_shared_and_joined(found):
         assert other["evaluated"]["fooled"].tolist() == alone["evaluated"]["fooled"].tolist()
         for name in ("losses", "clean"):
             assert other["evaluated"][name] == pytest.approx(alone["evaluated"][name], rel=1e-6)
-        assert np.array_equal(other["measured"][0], alone["measured"][0])
-        assert other["measured"][1] == alone["measured"][1] == 6  # one line says what they are, five are points
+        assert np.array_equal(other["measured"], alone["measured"])
+        assert other["lines"] == alone["lines"] == 6  # one line says what they are, five are points
 
 
 @pytest.mark.slow
