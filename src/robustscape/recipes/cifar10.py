@@ -15,6 +15,7 @@ from robustscape.evaluation.accuracy import Evaluating
 from robustscape.models.preact_resnet import PreActResNet
 from robustscape.objectives.at import AT
 from robustscape.objectives.natural import Natural
+from robustscape.objectives.trades import TRADES
 from robustscape.recipes.run import Run
 from robustscape.training.optimizers.sgd import SGD
 from robustscape.training.schedules.piecewise import Piecewise
@@ -51,3 +52,10 @@ def cifar10_jpeg_natural_small() -> Run:
 def cifar10_jpeg_at_awp_small() -> Run:
     """Train a narrow PreActResNet-18 on 10,000 CIFAR-10 (JPEG) images adversarially under AWP."""
     return replace(cifar10_jpeg_at_small(), weights=AWP())
+
+
+def cifar10_jpeg_trades_small() -> Run:
+    """Train a narrow PreActResNet-18 on 10,000 CIFAR-10 (JPEG) images by TRADES with beta 6, judged as AT is."""
+    run = cifar10_jpeg_at_small()
+    objective = TRADES(attack=replace(_ATTACK, start="gaussian"))
+    return replace(run, objective=objective, training=replace(run.training, track_attack=_ATTACK))
