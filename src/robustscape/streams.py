@@ -69,6 +69,15 @@ class Streams:
             raise Apart("other examples were asked of joined streams, and an index does not say of which run")
         return replace(self, index=index)
 
+    def then(self, number: Tensor) -> Streams:
+        """Return the streams of one number each, (N,), int64: what a tag does where the examples differ in it.
+
+        Raises:
+            Apart: the streams are joined.
+        """
+        assert self.index is not None, "streams without an index have no rows to tell apart"
+        return self.of(_mix(_mix(self.index.to(number.device) * _GOLDEN) ^ _mix((number + 1) * _MIX2)))
+
     def key(self) -> int:
         """Return the 64-bit number (signed) that seed and tags stand for.
 

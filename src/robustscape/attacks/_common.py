@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from robustscape.types import BadInput, Diverged
+from robustscape.types import BadInput, Diverged, Threat
 
 
 def check(x: Tensor, y: Tensor) -> None:
@@ -20,6 +20,28 @@ def check(x: Tensor, y: Tensor) -> None:
         raise BadInput(f"attacks need float32 or float64 inputs, not {str(x.dtype).removeprefix('torch.')}")
     if len(x) != len(y):
         raise BadInput(f"{len(x)} inputs came with {len(y)} labels")
+
+
+def check_labels(logits: Tensor, y: Tensor) -> None:
+    """Refuse labels that are none of the model's classes.
+
+    Raises:
+        BadInput: soft labels, labels out of range, or outputs that are not (N, K).
+        Diverged: logits that are not finite.
+    """
+    if logits.ndim != 2 or len(logits) != len(y):
+        raise BadInput(f"the model gave outputs of shape {tuple(logits.shape)} for {len(y)} inputs; (N, K) is meant")
+    if y.ndim != 1 or y.is_floating_point():
+        raise BadInput(f"this attack needs one label for each input, int64, not {tuple(y.shape)} of {y.dtype}")
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]:
+        raise BadInput(f"labels lie in [{int(y.min())}, {int(y.max())}], but the model has {logits.shape[1]} outputs")
+    if not bool(torch.isfinite(logits).all()):
+        raise Diverged("the model's logits are not finite for clean inputs")
+
+
+def told(threat: Threat) -> str:
+    """Return a threat model in words, for captions: "linf 8/255"."""
+    return f"{threat.norm} {fraction(threat.eps)}"
 
 
 class Health:
