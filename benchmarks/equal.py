@@ -34,8 +34,9 @@ from robustscape.recipes.cifar10 import cifar10_jpeg_at_small
 from robustscape.recipes.run import Run
 from robustscape.results import commit, processor, read_json, versions, write_json
 from robustscape.runtime import TRUTH, Runtime, place, threads
+from robustscape.training.method import method
 from robustscape.training.schedules.cyclic import Cyclic
-from robustscape.training.step import method, step
+from robustscape.training.step import step
 from robustscape.types import Batch, Splits
 
 OUT = Path(__file__).parent / "results" / "equal.json"

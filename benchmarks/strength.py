@@ -20,7 +20,8 @@ import torch
 
 from robustscape.attacks.pgd import PGD
 from robustscape.config import from_plain
-from robustscape.evaluation.subject import batches, judge, search, subject
+from robustscape.evaluation.judging import batches, judge, search
+from robustscape.evaluation.subject import subject
 from robustscape.models.loading import load
 from robustscape.recipes.run import Run
 from robustscape.results import commit, processor, read_run, versions, write_json

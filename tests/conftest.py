@@ -1,6 +1,8 @@
 """What holds for every test."""
 
+import importlib.util
 import os
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,16 @@ def _cache_of_their_own(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def fake():
+    """The functions that make run directories without any training."""
+    path = Path(__file__).parent / "report" / "fake_runs.py"
+    spec = importlib.util.spec_from_file_location("fake_runs", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.hookimpl(wrapper=True)

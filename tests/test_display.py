@@ -1,6 +1,4 @@
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,14 +16,6 @@ from robustscape.display import (
     tracked_sets,
 )
 from robustscape.training.log import TrainingLog
-
-
-@pytest.fixture(scope="module")
-def fake():
-    spec = importlib.util.spec_from_file_location("fake_runs", Path(__file__).parent / "report" / "fake_runs.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def contrast(one, other):

@@ -1,7 +1,5 @@
-import importlib.util
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -11,14 +9,6 @@ from robustscape.results import read_json, read_run, save, write_json
 from robustscape.runs import checkpoints, grouped, labels, logs, read_folders, read_runs
 from robustscape.runtime import Runtime
 from robustscape.types import BadInput
-
-
-@pytest.fixture(scope="module")
-def fake():
-    spec = importlib.util.spec_from_file_location("fake_runs", Path(__file__).parent / "report" / "fake_runs.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def change(folder, *keys, to):

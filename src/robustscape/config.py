@@ -221,8 +221,16 @@ def from_plain(plain: Plain, kind: Any = None) -> Any:
     if kind is float and (isinstance(plain, int) or plain in _NON_FINITE) and not isinstance(plain, bool):
         return float(plain)
     if (kind in (bool, int, float, str) or origin is typing.Literal) and not _fits(plain, kind):
-        raise BadInput(f"{plain!r} is not {_words(kind)}")
+        raise BadInput(f"{_short(plain)} is not {_words(kind)}")
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        raise BadInput(f"{_short(plain)} is not a {kind.__name__}")
     return plain
+
+
+def _short(plain: Plain) -> str:
+    """Return plain data in one line of bounded length."""
+    text = repr(plain)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _words(kind: Any) -> str:
@@ -275,7 +283,7 @@ def _component_from(plain: Mapping[str, Plain]) -> Any:
         except BadInput as error:
             raise BadInput(f"{key}: {error}") from None
         except (TypeError, ValueError, AttributeError):
-            raise BadInput(f"{key}: {item!r} is not of the form that {plain['type']} has there") from None
+            raise BadInput(f"{key}: {_short(item)} is not of the form that {plain['type']} has there") from None
     try:
         return kind(**values)
     except TypeError as error:

@@ -13,9 +13,12 @@ import io
 import json
 import os
 import platform
+import struct
 import subprocess
 import sys
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -35,6 +38,12 @@ SCHEMA = 2
 
 _LARGE = 1000
 
+_BROKEN = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, SyntaxError, MemoryError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
+"""What the reader of an .npz file raises for a damaged one."""
+
 
 @contextmanager
 def written(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
@@ -50,7 +59,7 @@ def written(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: nothing half written stays
         temporary.unlink(missing_ok=True)
         raise
 
@@ -68,10 +77,10 @@ def read_json(path: Path) -> Plain:
     Raises:
         BadInput: the file is missing or is not JSON.
     """
+    if not path.is_file():  # nor a link to a device, which never ends
+        raise BadInput(f"there is no file {path}")
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise BadInput(f"there is no file {path}") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"{path} is not JSON, or was cut short: {error}") from None
 
@@ -132,21 +141,33 @@ def load(path: Path) -> Any:
         BadInput: the file is missing, damaged, not a Result, or of a newer robustscape.
     """
     plain = read_json(path)
-    if not isinstance(plain, dict) or "schema" not in plain or "result" not in plain:
+    plain = plain if isinstance(plain, dict) else {}
+    schema, found = plain.get("schema"), plain.get("result")
+    if not isinstance(schema, int) or not isinstance(found, dict) or "type" not in found:
         raise BadInput(f"{path} is not a result of robustscape")
-    if plain["schema"] > SCHEMA:
-        raise BadInput(f"{path} was written by a newer robustscape (schema {plain['schema']}, this one reads {SCHEMA})")
-    fields = dict(plain["result"])
+    if schema > SCHEMA:
+        raise BadInput(f"{path} was written by a newer robustscape (schema {schema}, this one reads {SCHEMA})")
+    fields = dict(found)
     large = {k: v["npz"] for k, v in fields.items() if isinstance(v, dict) and set(v) == {"npz"}}
-    arrays: dict[str, np.ndarray] = {}
-    for name, file in large.items():
-        try:
-            with np.load(path.with_name(file), allow_pickle=False) as stored:
-                arrays[name] = stored[name]
-        except (OSError, ValueError, KeyError) as error:
-            raise BadInput(f"the arrays of {path} cannot be read from {file}: {error}") from None
-        fields[name] = []
-    return dataclasses.replace(from_plain(fields), **arrays)
+    arrays = {name: _array(path, name, file) for name, file in large.items()}
+    fields |= {name: [] for name in arrays}
+    try:
+        return dataclasses.replace(from_plain(fields), **arrays)
+    except (BadInput, TypeError) as error:
+        raise BadInput(f"{path} is damaged: {error}") from None
+
+
+def _array(path: Path, name: str, file: Plain) -> np.ndarray:
+    """Return an array of the .npz file beside a result."""
+    try:
+        if not path.with_name(file).is_file():
+            raise BadInput(f"the arrays of {path} are not there: it needs {file} beside it")
+        with path.with_name(file).open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
+            return stored[name]
+    except BadInput:
+        raise
+    except _BROKEN as error:
+        raise BadInput(f"the arrays of {path} cannot be read from {file}: {str(error)[:200]}") from None
 
 
 def loads(folder: Path) -> list[Any]:

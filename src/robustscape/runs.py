@@ -189,7 +189,7 @@ def _is_run(path: Path) -> bool:
 def _part_files(folder: Path) -> list[Path]:
     """The files of a study's parts that lie in a folder, in the order of their names."""
     found = []
-    for path in sorted(folder.glob("*.json")):
+    for path in filter(Path.is_file, sorted(folder.glob("*.json"))):
         with path.open("rb") as file:
             if _PART in file.read(200):
                 found.append(path)

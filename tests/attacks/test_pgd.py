@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from robustscape.attacks.losses import CrossEntropy, Margin
+from robustscape.attacks.losses import KL, CrossEntropy, Margin
 from robustscape.attacks.pgd import PGD
+from robustscape.attacks.queue import Rows, attacked, queued
 from robustscape.attacks.threat import ThreatModel
-from robustscape.streams import numbered
+from robustscape.streams import Streams, numbered
 from robustscape.types import BadInput, Diverged
 
 
@@ -192,3 +193,166 @@ class _NanInTheEnd(nn.Module):
 def test_contract_nan_at_the_last_iterate_is_an_error_too(result):
     with pytest.raises(Diverged, match="NaN"):
         PGD(steps=2, result=result)(_NanInTheEnd(), torch.full((2, 1, 2, 2), 0.5), torch.tensor([0, 1]))
+
+
+# -- a radius for each example, wanted classes ---------------------------------------------------------------
+
+
+def _convolutional(classes: int = 3, channels: int = 1) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        layers = [nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 4 * 5, classes)]
+        model = nn.Sequential(*layers).double()
+    with torch.no_grad():
+        model[3].bias -= model(_images(channels=channels)).mean(dim=0)  # so that not all images are of one class
+    return model
+
+
+def _images(n: int = 12, channels: int = 1):
+    return torch.rand(n, channels, 6, 7, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("changes", [{}, {"step_size": 0.02}, {"start": "gaussian"}, {"result": "misclassified"}],
+                         ids=str)  # fmt: skip
+def test_contract_each_example_is_searched_within_its_own_radius(norm, changes):
+    model, x = _convolutional(), _images()
+    y, rng = model(x).argmax(dim=1), numbered(x, "radii")
+    eps = torch.linspace(0, 0.3, len(x), dtype=torch.float64)
+    attack = PGD(threat=ThreatModel(norm=norm, eps=0.2), steps=5, restarts=2, **changes)
+    x_adv = attack(model, x, y, rng=rng, eps=eps)
+    assert torch.equal(x_adv[0], x[0])
+    for k, radius in enumerate(eps.tolist()):
+        one = torch.tensor([k])
+        alone = attack.at(radius)(model, x[one], y[one], rng=rng.of(one))
+        assert torch.allclose(x_adv[k], alone[0], atol=1e-12)
+
+
+def test_closed_form_to_reach_one_of_two_classes_is_to_leave_the_other():
+    model, (x, y) = _linear(), _data()
+    for result in ("last", "best_loss", "misclassified"):
+        attack = PGD(threat=ThreatModel(eps=0.1), steps=4, result=result)
+        aimed = PGD(threat=ThreatModel(eps=0.1), steps=4, result=result, targeted=True)
+        assert torch.equal(aimed(model, x, 1 - y), attack(model, x, y))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_closed_form_a_targeted_attack_on_the_margin_reaches_the_class_where_a_linear_model_lets_it(norm):
+    """With three classes alone: PGD of the margin then follows a concave function to its largest value."""
+    model, (x, _) = _linear(3), _data(30)
+    wanted, eps = torch.arange(30) % 3, 0.15
+    threat = ThreatModel(norm=norm, eps=eps)
+    attack = PGD(threat=threat, steps=400, step_size=0.003, loss=Margin(), targeted=True, result="misclassified")
+    with torch.no_grad():
+        reached = model(attack(model, x, wanted)).argmax(dim=1) == wanted
+        w, bias = model[1].weight, model[1].bias
+        certain, possible = [], []
+        for k, t in enumerate(wanted.tolist()):
+            others = [j for j in range(3) if j != t]
+            gains = torch.stack([w[t] - w[j] for j in others])
+            ahead = gains @ x[k].flatten() + torch.stack([bias[t] - bias[j] for j in others])
+            # The most that the smaller lead can be: over the mixtures of the two, the least upper bound.
+            share = torch.linspace(0, 1, 1001, dtype=torch.float64)[:, None]
+            mixed = share * gains[0] + (1 - share) * gains[1]
+            length = mixed.abs().sum(dim=1) if norm == "linf" else mixed.norm(dim=1)
+            best = float((share[:, 0] * ahead[0] + (1 - share[:, 0]) * ahead[1] + eps * length).min())
+            certain.append(best > 0.01)
+            possible.append(best > -1e-6)
+    certain, possible = torch.tensor(certain), torch.tensor(possible)
+    assert 3 < int(certain.sum()) < 27
+    assert bool((reached | ~certain).all()) and bool((possible | ~reached).all())
+
+
+def test_contract_radii_and_losses_that_make_no_sense_are_refused():
+    model, (x, y) = _linear(), _data()
+    with pytest.raises(BadInput, match="9 examples need one radius each"):
+        PGD()(model, x, y, eps=torch.rand(8))
+    with pytest.raises(BadInput, match="at least 0"):
+        PGD()(model, x, y, eps=torch.full((9,), -0.1))
+    with pytest.raises(BadInput, match="KL does not look at y; did you mean CrossEntropy"):
+        PGD(loss=KL(), targeted=True)
+    assert PGD(targeted=True).describe().startswith("targeted PGD-10 (linf 8/255, step 2/255")
+
+
+# -- in steps ------------------------------------------------------------------------------------------------
+
+
+def _rows(model, x, y, eps):
+    with torch.no_grad():
+        logits = model(x)
+    zero = torch.zeros_like(y)
+    return Rows(x=x, y=y, eps=torch.full_like(x[:, 0, 0, 0], eps), index=torch.arange(len(x)), logits=logits,
+                round=zero)  # fmt: skip
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_contract_step_by_step_it_finds_what_the_loop_finds(norm, channels, targeted):
+    model, x = _convolutional(channels=channels), _images(channels=channels)
+    clean = model(x).argmax(dim=1)
+    y = (clean + 1) % 3 if targeted else clean
+    threat = ThreatModel(norm=norm, eps=0.04 if norm == "linf" else 0.25)
+    attack = PGD(threat=threat, steps=6, start="none", result="misclassified", targeted=targeted)
+    whole, stepwise = attack(model, x, y), attacked(attack, model, x, y, None, None, targeted=targeted)
+    assert torch.allclose(stepwise, whole, atol=1e-12)
+    wrong = model(stepwise).argmax(dim=1) != clean
+    assert 0 < int(wrong.sum()) < len(x)
+
+
+def test_contract_in_a_queue_each_example_goes_the_same_way_in_any_company():
+    """Of another width than there are examples: rows then are at different steps and restarts."""
+    model, x = _convolutional(), _images()
+    y, rng = model(x).argmax(dim=1), Streams(5, ("queue",))
+    attack = PGD(threat=ThreatModel(eps=0.05), steps=4, restarts=3)
+    whole, found = _rows(model, x, y, 0.05), {}
+    for width in (12, 5):
+        x_adv, steps = x.clone(), torch.zeros_like(y)
+        for part in queued(attack, model, whole, rng, width=width):
+            x_adv[part.rows], steps[part.rows] = part.x_adv, part.steps
+            assert torch.equal(model(part.x_adv).argmax(dim=1) != y[part.rows], part.wrong)
+        found[width] = x_adv, steps
+    assert torch.allclose(found[5][0], found[12][0], atol=1e-12)
+    assert torch.equal(found[5][1], found[12][1])
+    assert int(found[5][1].max()) == 15 and len(found[5][1].unique()) > 2  # three restarts, five looks each
+
+
+def test_closed_form_steps_are_counted_from_the_start():
+    """The first pixel passes 0.75 with the third step of 0.01: that is what the fourth look sees."""
+    x, y = torch.full((2, 1, 2, 2), 0.7295), torch.zeros(2, dtype=torch.int64)
+    x[1] = 0.5
+    attack = PGD(threat=ThreatModel(eps=0.1), steps=5, step_size=0.01, start="none")
+    parts = {int(k): part for part in queued(attack, _Sizes(), _rows(_Sizes(), x, y, 0.1), Streams(), width=2)
+             for k in part.rows}  # fmt: skip
+    assert (parts[0].steps.tolist(), parts[0].wrong.tolist()) == ([4], [True])
+    assert (parts[1].steps.tolist(), parts[1].wrong.tolist()) == ([6], [False])
+    assert torch.allclose(parts[0].x_adv[0, 0, 0, 0], torch.tensor(0.7595))
+    assert torch.allclose(parts[1].x_adv[0, 0, 0, 0], torch.tensor(0.55))
+
+
+def test_closed_form_what_a_loss_makes_of_clean_inputs_is_made_of_their_logits():
+    model, x = _convolutional(), _images()
+    y = model(x).argmax(dim=1)
+    state = PGD(loss=KL()).begin(_rows(model, x, y, 0.1), Streams())
+    assert torch.equal(state["target"], KL().target(model, x, y))
+    assert torch.equal(PGD().begin(_rows(model, x, y, 0.1), Streams())["target"], y)
+
+
+class _Flat(nn.Module):
+    """No gradient where the first pixel is above 0.5, and two logits that are equal where it is below 0.1."""
+
+    def forward(self, x):
+        first = x.flatten(1)[:, 0]
+        top = torch.where(first > 0.5, 1.0, torch.where(first < 0.1, 0 * first, 1 + first))
+        return torch.stack([top, 0 * first, torch.full_like(first, -1.0)], dim=1)
+
+
+def test_closed_form_gradients_that_vanish_and_ties_are_told():
+    x, y = torch.full((3, 1, 1, 1), 0.9), torch.zeros(3, dtype=torch.int64)
+    x[1], x[2] = 0.3, 0.05
+    attack = PGD(threat=ThreatModel(eps=0.01), start="none")
+    state = attack.step(_Flat(), attack.begin(_rows(_Flat(), x, y, 0.01), Streams()), Streams())
+    assert state["dull"].tolist() == [True, False, True]
+    assert state["finite"].all() and not state["over"].any()
+    broken = attack.step(_Nan(), attack.begin(_rows(_Flat(), x.repeat(1, 3, 1, 1), y, 0.01), Streams()), Streams())
+    assert not broken["finite"].any()

@@ -1,10 +1,6 @@
 """`robustscape study` as a user meets it."""
 
 import csv
-import importlib.util
-from pathlib import Path
-
-import pytest
 
 from robustscape.cli import main
 from robustscape.report.study import StudyResult
@@ -12,15 +8,6 @@ from robustscape.results import load
 from robustscape.studies.yamada import Yamada
 
 SHORT = ["--scale", "small", "--train-steps", "2", "--test-steps", "2", "--training.epochs", "1", "--processes", "1"]
-
-
-@pytest.fixture(scope="module")
-def fake():
-    path = Path(__file__).parents[1] / "report" / "fake_runs.py"
-    spec = importlib.util.spec_from_file_location("fake_runs", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_end_to_end_a_table_is_shown_and_written_and_nothing_is_done_again(capsys, tmp_path):

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from robustscape.runtime import TRUTH
+from robustscape.training.method import method
 from robustscape.training.optimizers.sgd import SGD
 from robustscape.training.settings import Training
-from robustscape.training.step import method, step
+from robustscape.training.step import step
 from robustscape.types import Objective
 
 SETTINGS = Training(epochs=1, optimizer=SGD(lr=0.01))

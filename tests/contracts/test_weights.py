@@ -6,8 +6,9 @@ import torch
 from robustscape.objectives.natural import Natural
 from robustscape.runtime import TRUTH
 from robustscape.streams import Streams
+from robustscape.training.batch_loss import BatchLoss
+from robustscape.training.method import method
 from robustscape.training.settings import Training
-from robustscape.training.step import BatchLoss, method
 from robustscape.types import WeightPerturbation
 from robustscape.weights.space import shifted
 

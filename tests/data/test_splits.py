@@ -1,6 +1,7 @@
 """Splits: quotas by hand, disjoint, by seed, refused where they cannot be meant."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from robustscape.data.splits import (
     called,
     check_choice,
     check_part,
+    chosen_splits,
     make_splits,
     of_classes,
     of_each_class,
@@ -80,7 +82,8 @@ def test_contract_per_class_is_exact_and_fewer_are_a_subset_of_more():
 
 def test_contract_test_is_never_thinned_and_validation_does_not_depend_on_per_class():
     train, test = images(40, 40, 40), images(9, 8, 7)
-    small = make_splits(train, test, validation=12, per_class=3, classes=(2, 1), seed=5)
+    asked_for = SimpleNamespace(validation=12, per_class=3, classes=(2, 1))
+    small = chosen_splits(asked_for, train, test, seed=5)
     large = make_splits(train, test, validation=12, classes=(2, 1), seed=5)
     assert torch.equal(small.validation.index, large.validation.index)
     assert (len(small.train), len(small.validation), len(small.test)) == (6, 12, 15)
@@ -137,11 +140,11 @@ def test_contract_impossible_choices_are_refused(act, sentence: str):
 )
 def test_contract_a_choice_that_no_data_set_has_is_refused(fields: dict, sentence: str):
     usual = {"classes": None, "per_class": None, "validation": 0.1}
-    check_choice(**usual, known=10)
+    check_choice(SimpleNamespace(**usual), known=10)
     with pytest.raises(BadInput, match=sentence):
-        check_choice(**(usual | fields), known=10)
+        check_choice(SimpleNamespace(**(usual | fields)), known=10)
 
 
 def test_closed_form_the_largest_class_is_unknown_without_files():
-    check_choice(classes=(5, 999), per_class=1, validation=1)
+    check_choice(SimpleNamespace(classes=(5, 999), per_class=1, validation=1))
     assert called("MNIST", (5, 9)) == "MNIST (classes 5, 9)" and called("MNIST", None) == "MNIST"

@@ -135,7 +135,9 @@ def test_contract_the_first_n_with_progress_and_a_file(tmp_path):
         while True:
             ticks.append(next(steps))
     found = end.value.value
-    assert ticks[-1] == (100, 100) and ticks == sorted(ticks)
+    places = [tick.done for tick in ticks]
+    assert places[-1] == ticks[-1].total == 180 and places == sorted(places)  # 20 images, 1 + 2 x 2 + 2 x 2 steps
+    assert ticks[-1].words == f"robust accuracy so far {1 - found.robust_error.value:.1%}"
     assert found.split == "test" and found.provenance.data == "noise, first 20"
     assert found.clean_error.n == len(found.fooled) == found.class_n.sum() == 20
     again = load(save(found, tmp_path / "evaluation.json"))

@@ -69,7 +69,15 @@ def test_closed_form_pairing_sees_a_constant_difference_of_losses():
 
 def test_contract_what_does_not_pair_is_refused():
     first, second = _table(5, 1, 2, 3)
-    for changed in (replace(second, eps=0.2), replace(second, attack="FGSM"), replace(second, norm="l2")):
+    elsewhere = replace(second.provenance, data="MNIST, test")
+    for changes in (
+        {"eps": 0.2},
+        {"attack": "FGSM"},
+        {"norm": "l2"},
+        {"classes": ("a", "c")},
+        {"provenance": elsewhere},
+    ):
+        changed = replace(second, **changes)
         with pytest.raises(BadInput, match="do not compare"):
             paired(first, changed)
     with pytest.raises(BadInput, match="different examples"):

@@ -1,4 +1,4 @@
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,9 +7,10 @@ from torch import nn
 
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
-from robustscape.evaluation.subject import batches, fastest, inside, judge, performance, predicted, search, subject
+from robustscape.evaluation.judging import performance
+from robustscape.evaluation.subject import fastest, subject
 from robustscape.runtime import TRUTH, PlainView
-from robustscape.types import BadInput, Diverged
+from robustscape.types import BadInput
 
 
 def linear(classes=3):
@@ -46,63 +47,6 @@ def test_contract_bad_input_is_one_sentence(model, x, y, options, says):
     with pytest.raises(BadInput, match=says) as caught:
         subject(model, x, y, **options)
     assert "\n" not in str(caught.value)
-
-
-def test_contract_batches_have_one_size_and_hold_each_row_once():
-    made = subject(linear(), X, Y, batch=2)
-    rows = torch.tensor([4, 0, 3])
-    found = [(part.tolist(), count) for part, count in batches(made, rows)]
-    assert found == [([4, 0], 2), ([3, 3], 1)]
-    assert list(batches(made, rows[:0])) == []
-
-
-def test_closed_form_inside_ball_and_box():
-    x = torch.full((4, 1, 2, 2), 0.5)
-    moved = x + torch.tensor([0.1, 0.1001, 0.6, -0.1])[:, None, None, None]
-    assert inside(ThreatModel(eps=0.1), moved, x).tolist() == [True, False, False, True]
-    assert inside(ThreatModel(eps=1.0), moved, x).tolist() == [True, True, False, True]
-    assert inside(ThreatModel(norm="l2", eps=0.2), moved, x).tolist() == [True, False, False, True]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Leaps:
-    """Not an attack: leaves the ball."""
-
-    threat: ThreatModel
-    to: float
-
-    def at(self, eps):
-        return Leaps(threat=ThreatModel(eps=eps), to=self.to)
-
-    def __call__(self, model, x, y, *, rng=None):
-        return torch.full_like(x, self.to)
-
-
-@pytest.mark.parametrize("to", [1.0, -0.01])
-def test_contract_what_leaves_the_threat_model_is_not_counted(to):
-    model = linear()
-    y = (model(torch.full((1, 1, 2, 2), to)).argmax(1) + 1).expand(5) % 3
-    made = subject(model, X, y)
-    found = search(made, model, Leaps(threat=ThreatModel(eps=0.01), to=to), torch.arange(5))
-    assert not found.wrong.any() and torch.isinf(found.loss).all()
-
-
-def test_contract_a_loss_that_is_not_finite_stops():
-    model = linear()
-    with torch.no_grad():
-        model[1].weight[0, 0] = torch.inf
-    with pytest.raises(Diverged, match="not finite"):
-        judge(model, X, Y)
-
-
-def test_contract_what_judges_is_float32_inside_the_callers_autocast():
-    model = linear()
-    alone = predicted(model, X)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert model(X).dtype == torch.bfloat16
-        found = predicted(model, X)
-        assert torch.is_autocast_enabled("cpu")
-    assert found.dtype == torch.float32 and torch.equal(found, alone)
 
 
 def test_contract_a_float64_buffer_does_not_make_a_float32_model_a_float64_one():

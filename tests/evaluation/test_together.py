@@ -11,7 +11,8 @@ from torch import nn
 
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
-from robustscape.evaluation.subject import performance, subject
+from robustscape.evaluation.judging import performance
+from robustscape.evaluation.subject import subject
 from robustscape.evaluation.together import performances, slots
 from robustscape.runtime import TRUTH, Runtime
 from robustscape.runtime.memory import Parts

@@ -15,10 +15,11 @@ from robustscape.objectives.noise import NoiseTraining
 from robustscape.recipes.digits import digits_at
 from robustscape.runtime import TRUTH
 from robustscape.streams import Streams
+from robustscape.training.method import method
 from robustscape.training.optimizers.sgd import SGD
 from robustscape.training.schedules.constant import Constant
 from robustscape.training.settings import Training
-from robustscape.training.step import method, step
+from robustscape.training.step import step
 from robustscape.types import BadInput, Batch
 
 BATCH = Batch(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import copy
+import importlib.util
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,46 +24,30 @@ from robustscape.recipes.digits import digits_at
 from robustscape.runtime import TRUTH
 from robustscape.runtime.together import Together
 from robustscape.streams import Streams, joined
+from robustscape.training.method import method
 from robustscape.training.optimizers.sgd import SGD
 from robustscape.training.schedules.constant import Constant
 from robustscape.training.settings import Training
-from robustscape.training.step import method, step
+from robustscape.training.step import step
 from robustscape.types import BadInput, Batch
 from robustscape.weights.awp import AWP
 
-EPS, SIZE, STEPS, BETA = 0.1, 0.03, 3, 4.0
-LR, MOMENTUM, DECAY, GAMMA = 0.2, 0.9, 0.01, 0.02
+spec = importlib.util.spec_from_file_location("naive", Path(__file__).parents[1] / "training" / "naive.py")
+naive = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(naive)
+
+EPS, SIZE, STEPS, BETA, GAMMA = 0.1, 0.03, 3, 4.0, 0.02
 SEED, TOTAL = 5, 10
 
 
-def _net() -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        return nn.Sequential(
-            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(64, 5), nn.Tanh(), nn.Linear(5, 3)
-        ).double()
-
-
-def _batches(count: int) -> list[Batch]:
-    generator = torch.Generator().manual_seed(4)
-    return [
-        Batch(
-            x=torch.rand(8, 1, 6, 6, generator=generator, dtype=torch.float64),
-            y=torch.randint(0, 3, (8,), generator=generator),
-            index=torch.arange(8) + 8 * k,
-        )
-        for k in range(count)
-    ]
-
-
 def _ours(forwards, weights) -> nn.Module:
-    net = _net()
+    net = naive.network()
     attack = PGD(threat=ThreatModel(eps=EPS), steps=STEPS, step_size=SIZE, start="gaussian")
     objective = TRADES(attack=attack, beta=BETA, forwards=forwards)
-    optimizer = SGD(lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
+    optimizer = SGD(lr=naive.LR, momentum=naive.MOMENTUM, weight_decay=naive.DECAY)
     settings = Training(epochs=1, optimizer=optimizer, lr=Constant())
     how, built = method(net, objective, weights, settings, TRUTH), settings.optimizer.build(net)
-    for done, batch in enumerate(_batches(3)):
+    for done, batch in enumerate(naive.batches(3)):
         log = step(how, built, batch, done, TOTAL, SEED)
         assert log.loss["total"] == pytest.approx(log.loss["cross_entropy"] + BETA * log.loss["kl"], rel=1e-12)
         assert log.loss["kl"] > 1e-6
@@ -78,13 +64,12 @@ def _divergence(p: Tensor, q: Tensor) -> Tensor:
 def _attacked(net: nn.Module, batch: Batch, done: int) -> Tensor:
     net.eval()
     noise = Streams(SEED, ("train", done, 0, "gaussian"), batch.index).normal(1, 6, 6, dtype=torch.float64)
-    x_adv = (batch.x + 0.001 * noise).clamp(0, 1)
-    for _ in range(STEPS):
-        x_adv = x_adv.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(_divergence(net(batch.x).softmax(1), net(x_adv).softmax(1)), x_adv)
-        x_adv = x_adv.detach() + SIZE * slope.sign()
-        x_adv = torch.min(torch.max(x_adv, batch.x - EPS), batch.x + EPS).clamp(0, 1)
-    return x_adv
+    start = (batch.x + 0.001 * noise).clamp(0, 1)
+
+    def loss(x_adv: Tensor) -> Tensor:
+        return _divergence(net(batch.x).softmax(1), net(x_adv).softmax(1))
+
+    return naive.ascended(start, batch.x, loss, eps=EPS, size=SIZE, steps=STEPS)
 
 
 def _loss(net: nn.Module, batch: Batch, x_adv: Tensor, forwards: int) -> Tensor:
@@ -103,27 +88,12 @@ def _loss(net: nn.Module, batch: Batch, x_adv: Tensor, forwards: int) -> Tensor:
 
 
 def _naive(forwards: int, perturbed: bool) -> nn.Module:
-    net = _net()
-    velocity = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
-    for done, batch in enumerate(_batches(3)):
+    net, velocity = naive.network(), {}
+    for done, batch in enumerate(naive.batches(3)):
         x_adv = _attacked(net, batch, done)
-        v = {}
-        if perturbed:
-            proxy = copy.deepcopy(net)
-            _loss(proxy, batch, x_adv, forwards).backward()
-            for name, p in proxy.named_parameters():
-                if p.ndim > 1:
-                    v[name] = GAMMA * p.detach().norm() * p.grad / p.grad.norm()
-        with torch.no_grad():
-            for name, p in net.named_parameters():
-                p.add_(v.get(name, 0))
-        net.zero_grad()
-        _loss(net, batch, x_adv, forwards).backward()
-        with torch.no_grad():
-            for name, p in net.named_parameters():
-                p.sub_(v.get(name, 0))
-                velocity[name] = MOMENTUM * velocity[name] + p.grad + DECAY * p
-                p.sub_(LR * velocity[name])
+        loss = partial(_loss, batch=batch, x_adv=x_adv, forwards=forwards)
+        v = naive.perturbation(net, loss, GAMMA) if perturbed else {}
+        naive.descended(net, loss, v, velocity)
     return net
 
 
@@ -141,7 +111,7 @@ def test_contract_attacked_together_with_other_seeds_each_finds_the_same():
     with torch.random.fork_rng():
         torch.manual_seed(1)
         nets = [nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).double() for _ in range(2)]
-    attack, batches = TRADES().attack, _batches(2)
+    attack, batches = TRADES().attack, naive.batches(2)
     rngs = [Streams(seed, ("train", 0), batch.index) for seed, batch in enumerate(batches)]
     whole = Together(nets[0], [dict(net.named_parameters()) for net in nets], rows=8)
     x, y = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("x", "y"))
@@ -151,14 +121,14 @@ def test_contract_attacked_together_with_other_seeds_each_finds_the_same():
 
 
 def test_closed_form_without_a_perturbation_it_is_the_clean_cross_entropy():
-    net, batch = _net().eval(), _batches(1)[0]
+    net, batch = naive.network().eval(), naive.batches(1)[0]
     loss = TRADES()(net, batch, batch.x)
     assert float(loss.parts["kl"].detach()) == 0
     torch.testing.assert_close(loss.total, F.cross_entropy(net(batch.x), batch.y))
 
 
 def test_closed_form_soft_targets_are_those_of_the_clean_part():
-    net, batch = _net().eval(), _batches(1)[0]
+    net, batch = naive.network().eval(), naive.batches(1)[0]
     target = torch.full((8, 3), 1 / 3, dtype=torch.float64)
     parts = TRADES()(net, replace(batch, target=target), batch.x).parts
     wanted = -net(batch.x).log_softmax(dim=1).mean()

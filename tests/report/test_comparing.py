@@ -2,7 +2,7 @@
 
 import pytest
 
-from robustscape.report.comparing import comparisons
+from robustscape.report.comparing import comparisons, model_comparisons, to_lines
 from robustscape.report.tables import to_text
 from robustscape.runs import read_runs
 
@@ -20,8 +20,8 @@ def folders(fake, tmp_path):
 def test_closed_form_each_seed_is_compared_with_the_most_robust_method(folders):
     table = comparisons(folders)
     assert table is not None
-    assert table.columns[0].name == "Method against awp"
-    assert [row[:2] for row in table.rows] == [("at", "0"), ("at", "1"), ("at", "mean")]
+    words = "at against awp"
+    assert [row[:2] for row in table.rows] == [(words, "0"), (words, "1"), (words, "mean")]
     first, second, both = (row[2] for row in table.rows)
     assert (first.value, second.value) == (pytest.approx(10), pytest.approx(11))
     assert both.value == pytest.approx(10.5)
@@ -33,7 +33,39 @@ def test_closed_form_each_seed_is_compared_with_the_most_robust_method(folders):
     assert "mean" in to_text(table)
 
 
+def test_contract_what_was_judged_otherwise_is_compared_among_itself(fake):
+    """The most robust of all has no partner under its threat; the others are not lost with it."""
+    found = {
+        ("easy", "last", "test"): fake.evaluation(0.0, 0.01, eps=0.1),
+        ("c", "last", "test"): fake.evaluation(0.0, 0.4),
+        ("a", "last", "test"): fake.evaluation(0.0, 0.2),
+        ("b", "last", "test"): fake.evaluation(0.0, 0.3),
+        ("a", "best", "test"): fake.evaluation(0.0, 0.25),
+        ("b", "best", "test"): fake.evaluation(0.0, 0.15),
+        ("b", "best", "train"): fake.evaluation(0.0, 0.1, split="train"),
+    }
+    table = model_comparisons(found)
+    assert table is not None
+    assert [row[:3] for row in table.rows] == [
+        ("c against a", "last", "test"),
+        ("b against a", "last", "test"),
+        ("a against b", "best", "test"),
+    ]
+    assert [row[3].value for row in table.rows] == pytest.approx([20, 10, 10])
+
+
+def test_contract_the_terminal_has_pair_difference_interval_and_p(folders):
+    table = comparisons(folders)
+    assert table is not None
+    text = to_lines(table, width=100)
+    assert text.startswith("Image by image") and max(map(len, text.splitlines())) <= 100
+    for words in ("at against awp", "10.0", "[8.", "10.5 ± 0.7", "< 0.0001"):
+        assert words in text
+    assert "alone" not in text
+
+
 def test_contract_nothing_to_compare_gives_no_table(folders):
     assert comparisons(folders[:2]) is None
     assert comparisons([folder for folder in folders if folder.name in ("awp", "other")]) is None
     assert comparisons(folders, "evaluation-none-test") is None
+    assert model_comparisons({}) is None

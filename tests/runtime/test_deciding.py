@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from robustscape.attacks.pgd import PGD
 from robustscape.models.preact_resnet import PreActResNet
 from robustscape.runtime import Runtime, deciding, remembering
 from robustscape.runtime import threads as runtime_threads
-from robustscape.runtime.deciding import Decision, decide, decision_of, forwards, passes, side_by_side
+from robustscape.runtime import trial as trials
+from robustscape.runtime.deciding import Decision, decide, decision_of, side_by_side
 from robustscape.runtime.remembering import key_of, processor, read
 from robustscape.types import BadInput
 
@@ -32,13 +32,13 @@ def times(monkeypatch):
     """Seconds that a pass takes, by precision, threads and compilation; what is tried is noted."""
     seconds, tried = {}, []
 
-    def time(trial: deciding._Trial, runtime: Runtime) -> float:
+    def time(trial: trials.Trial, runtime: Runtime) -> float:
         key = (runtime.precision, runtime.threads, runtime.compile)
         tried.append(key)
         trial.seconds[str(key)] = seconds.get(key, 1.0)
         return trial.seconds[str(key)]
 
-    monkeypatch.setattr(deciding._Trial, "time", time)
+    monkeypatch.setattr(trials.Trial, "time", time)
     monkeypatch.setattr(deciding, "has_fast_bfloat16", lambda device: True)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     return seconds, tried
@@ -105,7 +105,7 @@ def test_closed_form_what_was_not_timed_is_taken_at_its_worst():
 
 
 def test_contract_a_real_trial_is_what_processes_are_decided_by(tmp_path, monkeypatch):
-    monkeypatch.setattr(deciding, "_timed", lambda run: 1.7 if torch.get_num_threads() == 1 else 1.0)
+    monkeypatch.setattr(trials, "_timed", lambda run: 1.7 if torch.get_num_threads() == 1 else 1.0)
     two = Runtime(device="cpu", threads=2)
     with runtime_threads(two):
         decision = decide(replace(two, threads=0, compile="no"), _net(), X, work=100, cache=tmp_path / "d.json")
@@ -153,13 +153,13 @@ def test_contract_a_trial_without_memory_is_not_remembered(tmp_path, monkeypatch
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(deciding, "_pass", no_memory)
+        patch.setattr(trials, "_pass", no_memory)
         assert decide(asked, _net(), X, work=10, cache=cache).milliseconds == {}
     assert not cache.exists()
     decide(asked, _net(), X, work=10, cache=cache)
     assert [0 < entry["seconds"] < 1 for entry in read(cache).values()] == [True]
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="1x36"):
-        patch.setattr(deciding, "_pass", lambda view, x: torch.ones(1, 36) @ torch.ones(3, 1))
+        patch.setattr(trials, "_pass", lambda view, x: torch.ones(1, 36) @ torch.ones(3, 1))
         decide(asked, _net(), X[:2], work=10, cache=cache)
 
 
@@ -173,21 +173,6 @@ def test_contract_another_version_or_other_instructions_decide_anew(times, tmp_p
     assert decide(CPU, _net(), X, work=10, cache=tmp_path / "d.json").processor == processor()
 
 
-def test_closed_form_passes_of_an_attack():
-    y = torch.tensor([0, 1, 2, 0])
-    assert passes(PGD(steps=7), _net(), X, y) == 7
-    assert passes(PGD(steps=7, restarts=3, result="best_loss"), _net(), X, y) == 24
-
-
-def test_closed_form_forwards_of_a_loss():
-    net = nn.Sequential(_net(), nn.BatchNorm1d(3)).train()
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    assert forwards(lambda model: (model(X), model(X), model(X)), net, 4) == 3
-    assert forwards(lambda model: model(torch.cat([X, X])), net, 4) == 2
-    assert forwards(lambda model: None, net, 4) == 0
-    assert net.training and all(torch.equal(before[name], value) for name, value in net.state_dict().items())
-
-
 # -- memory --------------------------------------------------------------------------------------------
 
 FOR_TWO = replace(CPU, memory_limit=2.5 * 3 * 36 * 4 / 2**30)  # a linear layer keeps its input and needs two more
@@ -195,7 +180,7 @@ FOR_TWO = replace(CPU, memory_limit=2.5 * 3 * 36 * 4 / 2**30)  # a linear layer 
 
 def test_contract_memory_decides_how_many_examples_at_once_and_says_so(times, tmp_path, monkeypatch):
     tried = []
-    monkeypatch.setattr(deciding, "channels_last", lambda x: tried.append(x) or x)
+    monkeypatch.setattr(trials, "channels_last", lambda x: tried.append(x) or x)
     with pytest.warns(UserWarning, match="2 of 4 examples at once"):
         decision = decide(FOR_TWO, _net(), X, work=10, cache=tmp_path / "d.json")
     assert (decision.batch, decision.micro_batch, decision.checkpointing, decision.ranks) == (4, 2, False, 1)

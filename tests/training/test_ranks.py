@@ -36,9 +36,10 @@ from robustscape.runtime import TRUTH, Runtime
 from robustscape.runtime.launching import launch
 from robustscape.runtime.ranks import RankLost, rank, world
 from robustscape.training.loop import Epoch, fit, start
+from robustscape.training.method import method
 from robustscape.training.optimizers.sgd import SGD
 from robustscape.training.settings import Training
-from robustscape.training.step import method, step
+from robustscape.training.step import step
 from robustscape.types import BadInput, Batch, Images
 from robustscape.weights.awp import AWP
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,45 +19,29 @@ from robustscape.objectives.at import AT
 from robustscape.objectives.natural import Natural
 from robustscape.runtime import TRUTH
 from robustscape.streams import Streams
+from robustscape.training.method import method
 from robustscape.training.optimizers.sgd import SGD
 from robustscape.training.schedules.constant import Constant
 from robustscape.training.settings import Training
-from robustscape.training.step import method, step
+from robustscape.training.step import step
 from robustscape.types import BadInput, Batch, Diverged, Loss
 from robustscape.weights.awp import AWP
 
+spec = importlib.util.spec_from_file_location("naive", Path(__file__).with_name("naive.py"))
+naive = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(naive)
+
 EPS, STEP, STEPS = 0.1, 0.03, 3
-LR, MOMENTUM, DECAY = 0.2, 0.9, 0.01
 SEED, TOTAL = 5, 10
 
 
-def _net() -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        return nn.Sequential(
-            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(64, 5), nn.Tanh(), nn.Linear(5, 3)
-        ).double()
-
-
-def _batches(count: int) -> list[Batch]:
-    generator = torch.Generator().manual_seed(4)
-    return [
-        Batch(
-            x=torch.rand(8, 1, 6, 6, generator=generator, dtype=torch.float64),
-            y=torch.randint(0, 3, (8,), generator=generator),
-            index=torch.arange(8) + 8 * k,
-        )
-        for k in range(count)
-    ]
-
-
 def _settings(**changes) -> Training:
-    optimizer = SGD(lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
+    optimizer = SGD(lr=naive.LR, momentum=naive.MOMENTUM, weight_decay=naive.DECAY)
     return Training(epochs=1, optimizer=optimizer, lr=Constant(), **changes)
 
 
 def _ours(weights, batches, *, net=None, runtime=TRUTH, **changes) -> nn.Module:
-    net = net or _net()
+    net = net or naive.network()
     objective = AT(attack=PGD(threat=ThreatModel(eps=EPS), steps=STEPS, step_size=STEP))
     settings = _settings(**changes)
     how = method(net, objective, weights, settings, runtime)
@@ -67,20 +54,22 @@ def _ours(weights, batches, *, net=None, runtime=TRUTH, **changes) -> nn.Module:
 # -- the naive rendering: no code of the library but its random numbers ---------------------------------
 
 
+def _cross_entropy(net, x, y):
+    return F.cross_entropy(net(x), y)
+
+
 def _naive_pgd(net, batch, done):
     noise = Streams(SEED, ("train", done, 0, "ball"), batch.index).uniform(1, 6, 6, low=-1, high=1, dtype=torch.float64)
-    x_adv = (batch.x + EPS * noise).clamp(0, 1)
-    for _ in range(STEPS):
-        x_adv = x_adv.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(F.cross_entropy(net(x_adv), batch.y), x_adv)
-        x_adv = x_adv.detach() + STEP * slope.sign()
-        x_adv = torch.min(torch.max(x_adv, batch.x - EPS), batch.x + EPS).clamp(0, 1)
-    return x_adv
+    start = (batch.x + EPS * noise).clamp(0, 1)
+
+    def loss(x_adv):
+        return _cross_entropy(net, x_adv, batch.y)
+
+    return naive.ascended(start, batch.x, loss, eps=EPS, size=STEP, steps=STEPS)
 
 
 def _naive(batches, *, gamma, official=False, attack_train=None, net=None) -> nn.Module:
-    net = net or _net()
-    velocity = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
+    net, velocity = net or naive.network(), {}
     for done, batch in enumerate(batches):
         if attack_train is None:
             x_adv = _naive_pgd(net.eval(), batch, done)
@@ -88,65 +77,50 @@ def _naive(batches, *, gamma, official=False, attack_train=None, net=None) -> nn
             other = net if attack_train == "counted" else copy.deepcopy(net)
             x_adv = _naive_pgd(other.train(), batch, done)
         net.train()
+        loss = partial(_cross_entropy, x=x_adv, y=batch.y)
         v = {}
         if gamma and official:  # as the authors' code: a step of SGD on a proxy, the difference rescaled
             proxy = copy.deepcopy(net)
-            (-F.cross_entropy(proxy(x_adv), batch.y)).backward()
+            (-loss(proxy)).backward()
             for (name, p), (_, old) in zip(proxy.named_parameters(), net.named_parameters(), strict=True):
                 if p.ndim > 1:
                     difference = -0.01 * p.grad
                     v[name] = gamma * old.detach().norm() / (difference.norm() + 1e-20) * difference
         elif gamma:  # as the paper's equations
-            proxy = copy.deepcopy(net)
-            F.cross_entropy(proxy(x_adv), batch.y).backward()
-            for name, p in proxy.named_parameters():
-                if p.ndim > 1:
-                    v[name] = gamma * p.detach().norm() * p.grad / p.grad.norm()
-        with torch.no_grad():
-            for name, p in net.named_parameters():
-                p.add_(v.get(name, 0))
-        net.zero_grad()
-        F.cross_entropy(net(x_adv), batch.y).backward()
-        with torch.no_grad():
-            for name, p in net.named_parameters():
-                if not official:
-                    p.sub_(v.get(name, 0))
-                velocity[name] = MOMENTUM * velocity[name] + p.grad + DECAY * p
-                p.sub_(LR * velocity[name])
-                if official:
-                    p.sub_(v.get(name, 0))
+            v = naive.perturbation(net, loss, gamma)
+        naive.descended(net, loss, v, velocity, decay_at="w+v" if official else "w")
     return net
 
 
-def _assert_equal(ours: nn.Module, naive: nn.Module) -> None:
-    for (name, a), b in zip(ours.state_dict().items(), naive.state_dict().values(), strict=True):
+def _assert_equal(ours: nn.Module, theirs: nn.Module) -> None:
+    for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
         assert torch.allclose(a.double(), b.double(), rtol=0, atol=1e-10), name
 
 
 def test_reference_adversarial_training_float64():
-    batches = _batches(3)
+    batches = naive.batches(3)
     _assert_equal(_ours(None, batches), _naive(batches, gamma=0))
 
 
 @pytest.mark.parametrize("statistics", ["frozen", "counted"])
 def test_reference_adversarial_training_attacked_in_train_mode_float64(statistics):
-    batches = _batches(3)
+    batches = naive.batches(3)
     ours = _ours(None, batches, attack_mode="train", attack_statistics=statistics)
     _assert_equal(ours, _naive(batches, gamma=0, attack_train=statistics))
 
 
 def test_reference_awp_of_the_paper_float64():
-    batches = _batches(3)
+    batches = naive.batches(3)
     _assert_equal(_ours(AWP(gamma=0.02), batches), _naive(batches, gamma=0.02))
 
 
 def test_reference_awp_of_the_authors_code_float64():
-    batches = _batches(3)
+    batches = naive.batches(3)
     _assert_equal(_ours(AWP.official(), batches), _naive(batches, gamma=0.01, official=True))
 
 
 def test_closed_form_awp_waits_for_its_warm_up():
-    batches = _batches(2)
+    batches = naive.batches(2)
     # Two of ten steps in one epoch, warm-up of half an epoch: nothing is perturbed yet.
     _assert_equal(_ours(AWP(gamma=0.02, warmup=0.5), batches), _naive(batches, gamma=0))
 
@@ -156,7 +130,7 @@ def test_closed_form_eps_schedule_scales_the_attack():
         def __call__(self, done, total):
             return 0.5
 
-    net, batch = _net(), _batches(1)[0]
+    net, batch = naive.network(), naive.batches(1)[0]
     seen = []
 
     class Spy(nn.Module):
@@ -187,15 +161,15 @@ def test_contract_a_step_that_would_diverge_says_which_part_and_leaves_the_weigh
             fine = F.cross_entropy(model(batch.x), batch.y)
             return Loss(total=fine * torch.nan, parts={"fine": fine, "penalty": fine * torch.nan})
 
-    net, settings = _net(), _settings()
+    net, batch, settings = naive.network(), naive.batches(1)[0], _settings()
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     with pytest.raises(Diverged, match="'penalty' became nan"):
-        step(method(net, Sick(), None, settings, TRUTH), settings.optimizer.build(net), _batches(1)[0], 0, TOTAL, SEED)
+        step(method(net, Sick(), None, settings, TRUTH), settings.optimizer.build(net), batch, 0, TOTAL, SEED)
     assert all(torch.equal(before[name], p) for name, p in net.named_parameters())
 
 
 def test_closed_form_soft_targets_replace_labels():
-    net, batch = _net().eval(), _batches(1)[0]
+    net, batch = naive.network().eval(), naive.batches(1)[0]
     soft = torch.full((8, 3), 1 / 3, dtype=torch.float64)
     mixed = Batch(x=batch.x, y=batch.y, index=batch.index, target=soft)
     loss = Natural()(net, mixed, batch.x).total
@@ -224,7 +198,7 @@ def _watched(net: nn.Module, seen: list[int]) -> nn.Module:
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_reference_micro_batches_float64(mode):
-    batches, seen = _batches(3), []
+    batches, seen = naive.batches(3), []
     runtime = replace(TRUTH, micro_batch=3)
     net = _watched(_blocks(normalised=False), seen)
     ours = _ours(AWP(gamma=0.02), batches, net=net, runtime=runtime, attack_mode=mode)
@@ -245,14 +219,14 @@ def _moving(kind: str) -> nn.Module:
 
 @pytest.mark.parametrize("kind", ["instance", "spectral"])
 def test_reference_what_a_forward_moves_is_moved_once_a_step_float64(kind):
-    batches = _batches(2)
+    batches = naive.batches(2)
     ours = _ours(None, batches, net=_moving(kind), runtime=replace(TRUTH, micro_batch=3))
     _assert_equal(ours, _naive(batches, gamma=0, net=_moving(kind)))
 
 
 @pytest.mark.parametrize("mode", [None, "frozen", "counted"])
 def test_reference_batch_normalisation_computes_again_float64(mode):
-    batches, seen = _batches(3), []
+    batches, seen = naive.batches(3), []
     runtime = replace(TRUTH, micro_batch=3, checkpointing=True)
     changes = {} if mode is None else {"attack_mode": "train", "attack_statistics": mode}
     net = _watched(_blocks(normalised=True), seen)
@@ -280,7 +254,7 @@ def _short_of_memory(net: nn.Module, most: int, during: str) -> nn.Module:
 @pytest.mark.parametrize("during", ["forward", "backward"])
 @pytest.mark.parametrize("objective", [AT(attack=PGD(threat=ThreatModel(eps=EPS), steps=1)), Natural()])
 def test_contract_a_step_out_of_memory_goes_on_with_less(during, objective):
-    batch, settings = _batches(1)[0], _settings()
+    batch, settings = naive.batches(1)[0], _settings()
     nets = [_blocks(normalised=False), _short_of_memory(_blocks(normalised=False), 2, during)]
     hows = [method(net, objective, AWP(gamma=0.02), settings, TRUTH) for net in nets]
     wanted = step(hows[0], settings.optimizer.build(nets[0]), batch, 0, TOTAL, SEED)
@@ -299,5 +273,5 @@ def test_contract_batch_normalisation_out_of_memory_is_one_sentence(mode):
     how = method(net, objective, None, settings, replace(TRUTH, micro_batch=4))
     before = copy.deepcopy(net.state_dict())
     with pytest.raises(BadInput, match="out of memory for 8 examples"):
-        step(how, settings.optimizer.build(net), _batches(1)[0], 0, TOTAL, SEED)
+        step(how, settings.optimizer.build(net), naive.batches(1)[0], 0, TOTAL, SEED)
     assert all(torch.equal(before[name], p) for name, p in net.named_parameters())

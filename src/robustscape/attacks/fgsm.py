@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
-from robustscape.attacks._common import Health, check, fraction, gradient
-from robustscape.attacks.losses import CrossEntropy, aimed
-from robustscape.attacks.threat import ThreatModel
+from robustscape.attacks._common import Health, check, gradient, told
+from robustscape.attacks.losses import Aimed, CrossEntropy, aimed
+from robustscape.attacks.queue import radii
+from robustscape.attacks.threat import ThreatModel, refuse_l1
 from robustscape.modes import evaluating
 from robustscape.streams import Streams, numbered
 from robustscape.types import BadInput
@@ -27,17 +28,25 @@ class FGSM:
         step: Length of the step as a multiple of eps, above 0.
         random_start: Start uniformly in the ball (Wong 2020, https://arxiv.org/abs/2001.03994, who step 1.25).
         loss: What is raised: (model, x_adv, target) to a loss per example.
+        targeted: Whether y are the classes that are wanted: the loss is lowered.
     """
 
     threat: ThreatModel = field(default_factory=ThreatModel)
     step: float = 1.0
     random_start: bool = False
     loss: Callable[[nn.Module, Tensor, Tensor], Tensor] = field(default_factory=CrossEntropy)
+    targeted: bool = False
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
+        refuse_l1(self.threat, "FGSM")
         if not self.step > 0:
             raise BadInput(f"FGSM's step must be above 0, not {self.step:g}")
+        if self.targeted and isinstance(self.loss, Aimed):
+            raise BadInput(
+                f"targeted=True wants y to be reached, but the loss {type(self.loss).__name__} does not look at y; "
+                "did you mean CrossEntropy or Margin?"
+            )
 
     @classmethod
     def wong(cls) -> FGSM:
@@ -50,9 +59,15 @@ class FGSM:
 
     def describe(self) -> str:
         """Return the attack in words, for captions."""
-        return f"FGSM ({self.threat.norm} {fraction(self.threat.eps)})"
+        return f"{'targeted ' * self.targeted}FGSM ({told(self.threat)})"
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: Streams | None = None) -> Tensor:
+    def _raised(self, model: nn.Module, x_adv: Tensor, target: Tensor) -> Tensor:
+        loss = self.loss(model, x_adv, target)
+        return -loss if self.targeted else loss
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, rng: Streams | None = None, eps: Tensor | None = None
+    ) -> Tensor:
         """Return adversarial inputs, (N, C, H, W); arguments as those of ``PGD``.
 
         Raises:
@@ -61,10 +76,12 @@ class FGSM:
         """
         check(x, y)
         rng = rng or numbered(x, "fgsm")
+        eps = None if eps is None else radii(self.threat, x, eps)
+        radius = self.threat.eps if eps is None else eps.view(-1, *[1] * (x.ndim - 1))
         with evaluating(model):
-            x_0 = self.threat.sample(x, rng) if self.random_start else x
-            loss, _, slope = gradient(model, self.loss, x_0, aimed(self.loss, model, x, y))
-        x_adv = x_0 + self.step * self.threat.eps * self.threat.steepest(slope)
+            x_0 = self.threat.sample(x, rng, eps) if self.random_start else x
+            loss, _, slope = gradient(model, self._raised, x_0, aimed(self.loss, model, x, y))
+        x_adv = x_0 + self.step * radius * self.threat.steepest(slope)
         health = Health(x)
         health.watch(loss, slope)
-        return health.passed(self.threat.project(x_adv, x))
+        return health.passed(self.threat.project(x_adv, x, eps))

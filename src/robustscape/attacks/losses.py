@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_TINY = 1e-12
+
 
 @runtime_checkable
 class Aimed(Protocol):
@@ -28,11 +30,28 @@ def aimed(loss: object, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return loss.target(model, x, y) if isinstance(loss, Aimed) else y
 
 
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the largest logit but that of the label, minus that of the label, (N,)."""
+    own = F.one_hot(y, logits.shape[1]).bool()
+    return logits.masked_fill(own, -torch.inf).amax(dim=1) - _of(logits, y)
+
+
+def _of(logits: Tensor, label: Tensor) -> Tensor:
+    """Return the logit of each label, (N,)."""
+    return logits.gather(1, label[:, None]).squeeze(1)
+
+
+def runner_up(logits: Tensor, y: Tensor, rank: Tensor) -> Tensor:
+    """Return the class other than y of each rank among the others, (N,): 0 is the most likely one, up to K - 2."""
+    first = logits.scatter(1, y[:, None], torch.inf)
+    return first.argsort(dim=1, descending=True, stable=True).gather(1, rank[:, None] + 1).squeeze(1)
+
+
 def _lead(logits: Tensor, label: Tensor) -> Tensor:
     """Return by how much the logit of each label exceeds the logarithm of the others' summed exponentials, (N,)."""
     own = F.one_hot(label, logits.shape[1]).bool()
     others = logits.masked_fill(own, -torch.inf).logsumexp(dim=1)
-    return logits.gather(1, label[:, None]).squeeze(1) - others
+    return _of(logits, label) - others
 
 
 def _log_probabilities(logits: Tensor, label: Tensor) -> Tensor:
@@ -93,7 +112,57 @@ class Margin:
 
     def __call__(self, model: nn.Module, x_adv: Tensor, target: Tensor) -> Tensor:
         """Return the margin of each example, (N,); ``target`` are labels, (N,)."""
+        return margin(model(x_adv), target)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DLR:
+    """Difference of logits ratio (Croce and Hein 2020, https://arxiv.org/abs/2003.01690, equation 6).
+
+    (max of the wrong logits - z_y) / (z_(1) - z_(3)), z_(k) the k-th largest: like ``Margin``, but the same for
+    logits that are scaled or shifted. Positive where misclassified. Two classes have no third logit: there it is the
+    margin.
+    """
+
+    def note(self, classes: int) -> str:
+        """Return what it becomes for so few classes, in a sentence; "" where there are enough."""
+        few = f"DLR needs three logits; with {classes} classes it is the margin, the other logit minus z_y"
+        return few if classes < 3 else ""
+
+    def __call__(self, model: nn.Module, x_adv: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of each example, (N,); ``target`` are labels, (N,)."""
         logits = model(x_adv)
-        own = F.one_hot(target, logits.shape[1]).bool()
-        wrong = logits.masked_fill(own, -torch.inf).amax(dim=1)
-        return wrong - logits.gather(1, target[:, None]).squeeze(1)
+        if logits.shape[1] < 3:
+            return margin(logits, target)
+        ranked, order = logits.sort(dim=1)
+        other = torch.where(order[:, -1] == target, ranked[:, -2], ranked[:, -1])
+        return (other - _of(logits, target)) / (ranked[:, -1] - ranked[:, -3] + _TINY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetedDLR:
+    """Difference of logits ratio towards one class t (Croce and Hein 2020, equation 7).
+
+    (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2), z_(k) the k-th largest logit. Its target is the label and t, (N, 2):
+    attacks of several targets, such as APGD, choose t themselves; for others it is the most likely wrong class of
+    the clean input. Three classes have no fourth logit: there it is z_t - z_y.
+    """
+
+    def note(self, classes: int) -> str:
+        """Return what it becomes for so few classes, in a sentence; "" where there are enough."""
+        few = f"targeted DLR needs four logits; with {classes} classes it is the difference of two, z_t - z_y"
+        return few if classes < 4 else ""
+
+    def target(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Return the labels y and the most likely other classes of the clean inputs x, (N, 2)."""
+        with torch.no_grad():
+            return torch.stack([y, runner_up(model(x), y, torch.zeros_like(y))], dim=1)
+
+    def __call__(self, model: nn.Module, x_adv: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of each example, (N,); ``target`` as the method of that name returns it."""
+        logits = model(x_adv)
+        gained = _of(logits, target[:, 1]) - _of(logits, target[:, 0])
+        if logits.shape[1] < 4:
+            return gained
+        ranked = logits.sort(dim=1).values
+        return gained / (ranked[:, -1] - 0.5 * (ranked[:, -3] + ranked[:, -4]) + _TINY)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor, nn
 
 from robustscape.attacks._common import check, fraction
-from robustscape.attacks.threat import ThreatModel
+from robustscape.attacks.threat import ThreatModel, refuse_l1
 from robustscape.streams import Streams, numbered
 from robustscape.types import BadInput
 
@@ -29,6 +29,7 @@ class Noise:
 
     def __post_init__(self) -> None:
         """Refuse a standard deviation that cannot be meant."""
+        refuse_l1(self.threat, "Noise")
         if self.sigma is not None and not 0 < self.sigma <= 1:
             meant = f"; did you mean {self.sigma:g}/255?" if 1 < self.sigma < 256 else ""
             raise BadInput(f"sigma is in pixel units, in (0, 1], not {self.sigma:g}{meant}")

@@ -9,9 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robustscape.attacks._common import Health, check, fraction, gradient, labels
-from robustscape.attacks.losses import CrossEntropy, aimed
-from robustscape.attacks.threat import ThreatModel
+from robustscape.attacks._common import Health, check, fraction, gradient, labels, told
+from robustscape.attacks.losses import Aimed, CrossEntropy, aimed
+from robustscape.attacks.queue import Draws, Rows, State, draws, radii
+from robustscape.attacks.threat import ThreatModel, refuse_l1
 from robustscape.modes import evaluating
 from robustscape.streams import Streams, numbered
 from robustscape.types import BadInput
@@ -25,7 +26,8 @@ class PGD:
 
     x_0 = P(x + start), x_{k+1} = P(x_k + step_size * direction of steepest ascent), P the projection into
     ball, then box. ``steps`` forward and backward passes a restart, one more forward unless the last iterate
-    is returned; all in eval mode.
+    is returned; all in eval mode. A queue of searches takes it step by step (``Walk``), and then always as
+    ``result="misclassified"`` does, with one backward pass more a restart.
 
     Attributes:
         threat: Ball and box that the inputs stay in.
@@ -39,6 +41,7 @@ class PGD:
             iterate where one was met, else the one of largest loss; misclassified examples leave the batch.
         loss: What is raised: (model, x_adv, target) to a loss per example; the target is y unless the loss makes
             its own, see ``losses``.
+        targeted: Whether y are the classes that are wanted: the loss is lowered, success is to be classified as y.
 
     Deviations:
         Madry's code returns the last iterate, as here by default. Rice 2020 and Wu 2020 attack in train mode;
@@ -54,9 +57,11 @@ class PGD:
     restarts: int = 1
     result: Literal["last", "best_loss", "misclassified"] = "last"
     loss: Callable[[nn.Module, Tensor, Tensor], Tensor] = field(default_factory=CrossEntropy)
+    targeted: bool = False
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
+        refuse_l1(self.threat, "PGD")
         if self.steps < 1 or self.restarts < 1:
             raise BadInput(f"PGD needs at least 1 step and 1 restart, not {self.steps} and {self.restarts}")
         size = self.relative_step if self.step_size is None else self.step_size
@@ -67,6 +72,11 @@ class PGD:
                 f"step_size={self.step_size:g} exceeds the whole pixel range [0, 1]; "
                 f"did you mean {self.step_size:g}/255?"
             )
+        if self.targeted and isinstance(self.loss, Aimed):
+            raise BadInput(
+                f"targeted=True wants y to be reached, but the loss {type(self.loss).__name__} does not look at y; "
+                "did you mean CrossEntropy or Margin?"
+            )
 
     def at(self, eps: float) -> PGD:
         """Return the same attack at another eps; the step follows it unless ``step_size`` fixes it."""
@@ -75,28 +85,44 @@ class PGD:
     def describe(self) -> str:
         """Return the attack in words, for captions: "PGD-10 (linf 8/255, step 2/255, 1 restart)"."""
         restarts = f"{self.restarts} restart" + "s" * (self.restarts > 1)
-        eps, step = fraction(self.threat.eps), fraction(self._step())
-        return f"PGD-{self.steps} ({self.threat.norm} {eps}, step {step}, {restarts})"
+        name = "targeted PGD" if self.targeted else "PGD"
+        return f"{name}-{self.steps} ({told(self.threat)}, step {fraction(self._step())}, {restarts})"
 
     def _step(self) -> float:
         return self.relative_step * self.threat.eps if self.step_size is None else self.step_size
 
-    def _start(self, x: Tensor, rng: Streams) -> Tensor:
+    def _start(self, x: Tensor, rng: Streams, eps: Tensor | None) -> Tensor:
         if self.start == "none":
             return x
         if self.start == "uniform":
-            return self.threat.sample(x, rng)
+            return self.threat.sample(x, rng, eps)
         noise = rng.tag("gaussian").normal(*x.shape[1:], dtype=x.dtype)
-        return self.threat.project(x + 0.001 * noise, x)
+        return self.threat.project(x + 0.001 * noise, x, eps)
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: Streams | None = None) -> Tensor:
+    def _raised(self, model: nn.Module, x_adv: Tensor, target: Tensor) -> Tensor:
+        loss = self.loss(model, x_adv, target)
+        return -loss if self.targeted else loss
+
+    def _moved(self, x_adv: Tensor, slope: Tensor, x: Tensor, eps: Tensor | None) -> Tensor:
+        own = eps is None or self.step_size is not None
+        step = self._step() if own else _rowwise(self.relative_step * eps, x)
+        return self.threat.project(x_adv + step * self.threat.steepest(slope), x, eps)
+
+    def _reached(self, logits: Tensor, y: Tensor) -> Tensor:
+        right = logits.argmax(dim=1) == labels(y)
+        return right if self.targeted else ~right
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, rng: Streams | None = None, eps: Tensor | None = None
+    ) -> Tensor:
         """Return adversarial inputs.
 
         Args:
             model: Pixels in [0, 1] to logits; run in eval mode, left without a trace.
             x: (N, C, H, W), float32 or float64 in [0, 1].
-            y: (N,) labels, or (N, K) soft targets.
+            y: (N,) labels, or (N, K) soft targets; the wanted ones where ``targeted``.
             rng: Random numbers of the starts; by default seed 0, examples numbered in order.
+            eps: (N,), radius of each example in pixel units; by default the threat model's.
 
         Returns:
             x_adv, (N, C, H, W), of x's dtype, detached.
@@ -107,32 +133,85 @@ class PGD:
         """
         check(x, y)
         rng = rng or numbered(x, "pgd")
+        eps = None if eps is None else radii(self.threat, x, eps)
         kept, health = _Kept(x, self.result), Health(x)
         rows = torch.arange(len(x), device=x.device)
         with evaluating(model):
             target = aimed(self.loss, model, x, y)
             for restart in range(self.restarts):
-                x_0 = self._start(x, rng.tag(restart))
-                part = kept.open(_Part(rows=rows, x=x, y=y, target=target, x_adv=x_0))
+                x_0 = self._start(x, rng.tag(restart), eps)
+                part = kept.open(_Part(rows=rows, x=x, y=y, target=target, x_adv=x_0, eps=eps))
                 for step in range(self.steps):
                     if not len(part.rows):
                         break
-                    loss, logits, slope = gradient(model, self.loss, part.x_adv, part.target)
+                    loss, logits, slope = gradient(model, self._raised, part.x_adv, part.target)
                     health.watch(loss, slope)
                     if self.result != "last":
-                        kept.offer(part, loss, logits)
-                    moved = part.x_adv + self._step() * self.threat.steepest(slope)
-                    part = replace(part, x_adv=self.threat.project(moved, part.x))
+                        kept.offer(part, loss, self._reached(logits, part.y))
+                    part = replace(part, x_adv=self._moved(part.x_adv, slope, part.x, part.eps))
                     if step % _LOOK_EVERY == 0:
                         part = kept.open(part)
                 if self.result == "last" and self.restarts == 1:
                     return health.passed(part.x_adv)
                 if not len(part.rows):
                     break
-                loss, logits, _ = gradient(model, self.loss, part.x_adv, part.target, backward=False)
+                loss, logits, _ = gradient(model, self._raised, part.x_adv, part.target, backward=False)
                 health.watch(loss, loss)
-                kept.offer(part, loss, logits)
+                kept.offer(part, loss, self._reached(logits, part.y))
         return health.passed(kept.x_adv)
+
+    def rounds(self, classes: int) -> int:
+        """Return the number of restarts."""
+        return self.restarts
+
+    def begin(self, rows: Rows, rng: Draws) -> State:
+        """Return the state of examples at the starts of their rounds."""
+        assert isinstance(rng, Streams), "there is no reference to run PGD as"
+        x_0 = self._start(rows.x, draws(rng, rows), rows.eps)
+        no = torch.zeros_like(rows.y, dtype=torch.bool)
+        return {
+            **{name: getattr(rows, name) for name in ("x", "y", "eps", "index", "round")},
+            "target": aimed(self.loss, _Known(rows.logits), rows.x, rows.y),
+            "here": x_0,
+            "x_adv": x_0,
+            "score": torch.full_like(rows.eps, -torch.inf),
+            "step": torch.zeros_like(rows.y),
+            **{"wrong": no, "over": no, "finite": ~no, "dull": no},
+        }
+
+    def step(self, model: nn.Module, state: State, rng: Draws) -> State:
+        """Return the state after a look at where each example is, and a step from there."""
+        here, step = state["here"], state["step"] + 1
+        loss, logits, slope = gradient(model, self._raised, here, state["target"])
+        loss = loss.to(here.dtype)
+        reached, highest = self._reached(logits, state["y"]), logits.topk(2, dim=1).values
+        better = ~state["wrong"] & (reached | (loss > state["score"]))
+        return state | {
+            "here": self._moved(here, slope, state["x"], state["eps"]),
+            "x_adv": torch.where(_rowwise(better, here), here, state["x_adv"]),
+            "score": torch.where(better, loss, state["score"]),
+            "wrong": state["wrong"] | reached,
+            "step": step,
+            "over": step > self.steps,
+            "finite": state["finite"] & torch.isfinite(loss) & torch.isfinite(slope).flatten(1).all(dim=1),
+            "dull": state["dull"] | (slope == 0).flatten(1).all(dim=1) | (highest[:, 0] == highest[:, 1]),
+        }
+
+
+def _rowwise(values: Tensor, like: Tensor) -> Tensor:
+    """Give (N,) values the trailing dimensions that broadcast over images."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+class _Known(nn.Module):
+    """A model whose logits for the inputs that it will be given are known."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -147,6 +226,7 @@ class _Part:
     y: Tensor
     target: Tensor
     x_adv: Tensor
+    eps: Tensor | None
 
 
 class _Kept:
@@ -158,16 +238,14 @@ class _Kept:
         self.wrong = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self.prefer_wrong = result == "misclassified"
 
-    def offer(self, part: _Part, loss: Tensor, logits: Tensor) -> None:
+    def offer(self, part: _Part, loss: Tensor, wrong: Tensor) -> None:
         """Keep what is better."""
         rows = slice(None) if len(part.rows) == len(self.loss) else part.rows
-        wrong = logits.argmax(dim=1) != labels(part.y)
         better = loss > self.loss[rows]
         if self.prefer_wrong:
             # The first one stays: how long the search goes on is up to the other examples of the batch.
             better = ~self.wrong[rows] & (wrong | better)
-        pixels = better.view(-1, *[1] * (part.x_adv.ndim - 1))
-        self.x_adv[rows] = torch.where(pixels, part.x_adv, self.x_adv[rows])
+        self.x_adv[rows] = torch.where(_rowwise(better, part.x_adv), part.x_adv, self.x_adv[rows])
         self.loss[rows] = torch.where(better, loss, self.loss[rows])
         self.wrong[rows] = torch.where(better, wrong, self.wrong[rows])
 
@@ -182,4 +260,4 @@ class _Kept:
         if len(left) and size == len(part.rows):
             return part
         left = left.repeat(-(-size // max(len(left), 1)))[:size]
-        return _Part(**{name: value[left] for name, value in vars(part).items()})
+        return _Part(**{name: value if value is None else value[left] for name, value in vars(part).items()})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -92,6 +92,15 @@ class Walk(Protocol):
         ...
 
 
+@runtime_checkable
+class Noting(Protocol):
+    """An attack that has something to say of how many classes there are."""
+
+    def note(self, classes: int) -> str:
+        """Return what its loss or targets become for so few classes, one sentence; "" where they are as they are."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Settled:
     """Examples whose search has ended.
@@ -111,6 +120,17 @@ class Settled:
     score: Tensor
     steps: Tensor
     dull: Tensor
+
+    def take(self, which: Tensor) -> Settled:
+        """Return some of them: (M,) bool, or int64."""
+        return Settled(**{field.name: getattr(self, field.name)[which] for field in fields(self)})
+
+
+def joined(parts: Sequence[Settled]) -> Settled:
+    """Return settled examples as one, in the order of the parts, at least one."""
+    return Settled(
+        **{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(parts[0])}
+    )
 
 
 def draws(rng: Streams, state: State | Rows) -> Streams:

@@ -17,7 +17,7 @@ from robustscape.attacks.pgd import PGD
 from robustscape.benches.harness import BESIDE, QUICK, Rounds, Side, at_least_one, made, timed
 from robustscape.benches.problem import CLASSES, TINY, Problem, attack_of
 from robustscape.benches.result import BenchResult, Spread, spread
-from robustscape.evaluation.subject import performance
+from robustscape.evaluation.judging import performance
 from robustscape.results import stopwatch
 from robustscape.runtime import fast, threads
 from robustscape.types import Subject

@@ -19,7 +19,7 @@ def imported(name: str) -> tuple[Any, str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return importlib.import_module(name), ""
-    except Exception as error:  # what a broken installation raises is its own affair
+    except Exception as error:  # a library runs as it is imported: one that does not fit the others raises anything
         how = "`make peers` installs it for .venv-peers/bin/robustscape bench"
         return None, f"cannot be imported ({str(error).partition(chr(10))[0]}); {how}"
 

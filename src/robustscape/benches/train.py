@@ -14,9 +14,10 @@ from robustscape.benches.harness import BESIDE, QUICK, Contest, Rounds, at_least
 from robustscape.benches.problem import TINY, Problem, attack_of
 from robustscape.benches.result import BenchResult
 from robustscape.objectives.at import AT
+from robustscape.training.method import Method, method
 from robustscape.training.optimizers.sgd import SGD
 from robustscape.training.settings import Training
-from robustscape.training.step import Method, method, step
+from robustscape.training.step import step
 from robustscape.types import WeightPerturbation
 
 # A rate as in practice would let the loss run away on random labels; what a step costs does not depend on it.

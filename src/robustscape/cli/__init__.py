@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _say(sentence: str, code: int) -> int:
-    sys.stderr.write(f"robustscape: {sentence}\n")
+    sys.stderr.write(f"robustscape: {' '.join(sentence.split())}\n")  # one line, whatever a file is called
     return code
 
 

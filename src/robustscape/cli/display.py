@@ -90,11 +90,11 @@ def epoch_line(entry: EpochLog, epochs: int) -> str:
     return "  ".join((*parts, *["best so far"] * entry.selected))
 
 
-def follow(work: Generator[tuple[int, int], None, T], *, name: str) -> T:
+def follow(work: Generator[tuple[int, int] | tuple[int, int, str], None, T], *, name: str) -> T:
     """Run a computation to its end and return its value, with a bar and ETA where stderr is a terminal.
 
     Args:
-        work: Yields (done, total) and returns the value.
+        work: Yields (done, total), or with words of how it stands, and returns the value.
         name: What the bar calls it.
     """
     console = Console(stderr=True)
@@ -102,11 +102,11 @@ def follow(work: Generator[tuple[int, int], None, T], *, name: str) -> T:
         bar = bars.add_task(name, total=None) if console.is_terminal else None
         while True:
             try:
-                done, total = next(work)
+                done, total, *words = next(work)
             except StopIteration as end:
                 return end.value
             if bar is not None:
-                bars.update(bar, completed=done, total=total)
+                bars.update(bar, completed=done, total=total, description=", ".join((name, *words)))
 
 
 def show_component(value: Any, name: str) -> None:

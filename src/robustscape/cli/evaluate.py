@@ -92,7 +92,7 @@ def main(arguments: list[str]) -> None:
 
 
 def evaluate_all(jobs: Sequence[tuple[Source, Evaluate]]) -> None:
-    """Evaluate every source and checkpoint, write the results, print a table; of several ranks the first does."""
+    """Evaluate every source and checkpoint, write the results, print tables; of several ranks the first does."""
     rows: dict[tuple[str, str, str], list[Evaluation]] = {}
     for source, settings in jobs:
         folder = folder_of(source, settings.look, len(jobs))
@@ -209,6 +209,7 @@ def _images(looked_at: Subject, options: Evaluate) -> AdversarialImages:
 
 
 def _show(rows: dict[tuple[str, str, str], list[Evaluation]], options: Evaluate) -> None:
+    from robustscape.report.comparing import model_comparisons, to_lines
     from robustscape.report.tables import evaluation_table, to_csv, to_latex, to_text
 
     if options.json:
@@ -217,5 +218,7 @@ def _show(rows: dict[tuple[str, str, str], list[Evaluation]], options: Evaluate)
     table = evaluation_table(rows)
     if options.csv or options.latex:
         out((to_csv if options.csv else to_latex)(table).rstrip("\n"))
-    else:
-        out(to_text(table, width=terminal_width()).rstrip("\n"))
+        return
+    out(to_text(table, width=terminal_width()).rstrip("\n"))
+    if compared := model_comparisons({names: results[0] for names, results in rows.items()}):
+        out("\n" + to_lines(compared, width=terminal_width()).rstrip("\n"))

@@ -25,7 +25,8 @@ class Report:
 def main(arguments: list[str]) -> None:
     """Write the report of any number of runs, grouped by seed, and of studies by their folders.
 
-    It prints the table of the runs that the page starts with, and a line for each part of a study.
+    It prints the table of the runs that the page starts with, their comparisons image by image at the last epoch, and
+    a line for each part of a study.
 
     Raises:
         BadInput: neither run nor study, or nothing to show.
@@ -39,6 +40,7 @@ def main(arguments: list[str]) -> None:
         "study's folder (such as runs/studies/yamada-paper), or a directory of them."
     )
     options = parse(Report(), rest, program="robustscape report RUN...", description=description)
+    from robustscape.report.comparing import comparisons, to_lines
     from robustscape.report.page import write_report
     from robustscape.report.tables import summary, to_text
     from robustscape.runs import read_folders
@@ -48,6 +50,8 @@ def main(arguments: list[str]) -> None:
     found = read_folders(paths)
     if found.runs:
         out(to_text(summary(found.runs), width=terminal_width()))
+    if compared := comparisons(found.runs):
+        out(to_lines(compared, width=terminal_width()))
     for study in found.studies:
         out("".join(f"{study.name} ({study.scale}), {part.part}: {part.shown.title}\n" for part in study.parts))
     out(f"the report is {path.resolve()}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from robustscape.data import sources
 from robustscape.data._cifar import cifar_images
-from robustscape.data.splits import called, check_choice, make_splits
+from robustscape.data.splits import called, check_choice, chosen_splits
 from robustscape.types import Splits
 
 CLASSES = (
@@ -48,7 +48,7 @@ class CIFAR100:
 
     def __post_init__(self) -> None:
         """Refuse what CIFAR-100 cannot give."""
-        check_choice(classes=self.classes, per_class=self.per_class, validation=self.validation, known=len(CLASSES))
+        check_choice(self, known=len(CLASSES))
 
     def load(self, *, seed: int) -> Splits:
         """Read (and download if need be) the data; ``seed`` draws validation and the images of per_class.
@@ -65,11 +65,4 @@ class CIFAR100:
             classes=CLASSES,
             name=called("CIFAR-100", self.classes),
         )
-        return make_splits(
-            train,
-            test,
-            validation=self.validation,
-            classes=self.classes,
-            per_class=self.per_class,
-            seed=seed,
-        )
+        return chosen_splits(self, train, test, seed=seed)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from robustscape.data import sources
 from robustscape.data.mnist import idx_images
-from robustscape.data.splits import called, check_choice, make_splits
+from robustscape.data.splits import called, check_choice, chosen_splits
 from robustscape.types import Splits
 
 _CLASSES = (
@@ -36,7 +36,7 @@ class FashionMNIST:
 
     def __post_init__(self) -> None:
         """Refuse what Fashion-MNIST cannot give."""
-        check_choice(classes=self.classes, per_class=self.per_class, validation=self.validation, known=len(_CLASSES))
+        check_choice(self, known=len(_CLASSES))
 
     def load(self, *, seed: int) -> Splits:
         """Read (and download if need be) the data; ``seed`` draws validation and the images of per_class.
@@ -46,11 +46,4 @@ class FashionMNIST:
         """
         name = called("Fashion-MNIST", self.classes)
         train, test = idx_images(sources.FASHION_MNIST, "fashion_mnist", self.data_dir, _CLASSES, name)
-        return make_splits(
-            train,
-            test,
-            validation=self.validation,
-            classes=self.classes,
-            per_class=self.per_class,
-            seed=seed,
-        )
+        return chosen_splits(self, train, test, seed=seed)

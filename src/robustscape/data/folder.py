@@ -14,7 +14,7 @@ import torch
 from robustscape.data.archives import BROKEN, Stamps, contents, listed, memory, reason
 from robustscape.data.cache import Arrays, decoded, fingerprint, stamp
 from robustscape.data.fetch import find
-from robustscape.data.splits import called, check_choice, make_splits
+from robustscape.data.splits import called, check_choice, chosen_splits
 from robustscape.types import BadInput, Images, Splits
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -52,7 +52,7 @@ class Folder:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        check_choice(classes=self.classes, per_class=self.per_class, validation=self.validation)
+        check_choice(self)
 
     def load(self, *, seed: int) -> Splits:
         """Read the data; ``seed`` draws validation and the images of per_class.
@@ -66,14 +66,7 @@ class Folder:
             raise BadInput(f"{place} has classes {_few(train.classes)} in train and {_few(test.classes)} in test")
         if train.x.shape[1:] != test.x.shape[1:]:
             raise BadInput(f"{place} has images of another size in train than in test: resize them first")
-        return make_splits(
-            train,
-            test,
-            validation=self.validation,
-            classes=self.classes,
-            per_class=self.per_class,
-            seed=seed,
-        )
+        return chosen_splits(self, train, test, seed=seed)
 
 
 def _few(names: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from robustscape.data.arrays import to_images
 from robustscape.data.cache import Arrays, decoded, fingerprint, stamp
 from robustscape.data.fetch import find
 from robustscape.data.pickles import arrays
-from robustscape.data.splits import called, check_choice, make_splits
+from robustscape.data.splits import called, check_choice, chosen_splits
 from robustscape.types import BadInput, Images, Splits
 
 _CLASSES = 1000
@@ -46,7 +46,7 @@ class ImageNet32:
 
     def __post_init__(self) -> None:
         """Refuse what it cannot give."""
-        check_choice(classes=self.classes, per_class=self.per_class, validation=self.validation, known=_CLASSES)
+        check_choice(self, known=_CLASSES)
 
     def load(self, *, seed: int) -> Splits:
         """Read the data; ``seed`` draws validation and the images of per_class.
@@ -54,14 +54,7 @@ class ImageNet32:
         A file that is missing, damaged or holds something else is a BadInput.
         """
         folder = find(self.path, holding="train_data_batch_1 to train_data_batch_10 and val_data")
-        return make_splits(
-            self._images(folder, "train"),
-            self._images(folder, "test"),
-            validation=self.validation,
-            classes=self.classes,
-            per_class=self.per_class,
-            seed=seed,
-        )
+        return chosen_splits(self, self._images(folder, "train"), self._images(folder, "test"), seed=seed)
 
     def _images(self, folder: Path, split: str) -> Images:
         paths = [_found(folder, name) for name in _BATCHES[split]]

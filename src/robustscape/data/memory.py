@@ -11,7 +11,7 @@ import numpy as np
 
 from robustscape.data import cache
 from robustscape.data.arrays import both, labels, pixels
-from robustscape.data.splits import called, check_choice, make_splits
+from robustscape.data.splits import called, check_choice, chosen_splits
 from robustscape.types import BadInput, Splits
 
 _LOOKED_AT_TWICE = 10
@@ -41,7 +41,7 @@ class Memory:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        check_choice(classes=self.classes, per_class=self.per_class, validation=self.validation)
+        check_choice(self)
         if self.digest and not self.digest.isalnum():
             raise BadInput(f"digest must be what robustscape.data.memory.hold returned, not {self.digest!r}")
 
@@ -62,14 +62,7 @@ class Memory:
             classes=tuple(map(str, held["classes"])),
             name=called(self.name, self.classes),
         )
-        return make_splits(
-            train,
-            test,
-            validation=self.validation,
-            classes=self.classes,
-            per_class=self.per_class,
-            seed=seed,
-        )
+        return chosen_splits(self, train, test, seed=seed)
 
 
 def hold(train: Any, test: Any, *, name: str = "memory", classes: Sequence[str] | None = None) -> Memory:

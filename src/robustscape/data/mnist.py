@@ -12,7 +12,7 @@ from robustscape.data import sources
 from robustscape.data.arrays import to_images
 from robustscape.data.fetch import read
 from robustscape.data.sources import Source
-from robustscape.data.splits import called, check_choice, make_splits
+from robustscape.data.splits import called, check_choice, chosen_splits
 from robustscape.types import BadInput, Images, Splits
 
 _UNSIGNED_BYTES = 0x08
@@ -39,7 +39,7 @@ class MNIST:
 
     def __post_init__(self) -> None:
         """Refuse what MNIST cannot give."""
-        check_choice(classes=self.classes, per_class=self.per_class, validation=self.validation, known=10)
+        check_choice(self, known=10)
 
     def load(self, *, seed: int) -> Splits:
         """Read (and download if need be) the data; ``seed`` draws validation and the images of per_class.
@@ -49,14 +49,7 @@ class MNIST:
         """
         names = tuple(str(digit) for digit in range(10))
         train, test = idx_images(sources.MNIST, "mnist", self.data_dir, names, called("MNIST", self.classes))
-        return make_splits(
-            train,
-            test,
-            validation=self.validation,
-            classes=self.classes,
-            per_class=self.per_class,
-            seed=seed,
-        )
+        return chosen_splits(self, train, test, seed=seed)
 
 
 def idx_images(

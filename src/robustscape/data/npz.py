@@ -11,7 +11,7 @@ from robustscape.data.archives import BROKEN, opened, reason
 from robustscape.data.arrays import both, labels, pixels
 from robustscape.data.cache import Arrays, decoded, fingerprint, stamp
 from robustscape.data.fetch import find
-from robustscape.data.splits import called, check_choice, make_splits
+from robustscape.data.splits import called, check_choice, chosen_splits
 from robustscape.types import BadInput, Splits
 
 _PARTS = ("x_train", "y_train", "x_test", "y_test")
@@ -42,7 +42,7 @@ class Npz:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        check_choice(classes=self.classes, per_class=self.per_class, validation=self.validation)
+        check_choice(self)
 
     def load(self, *, seed: int) -> Splits:
         """Read the data; ``seed`` draws validation and the images of per_class.
@@ -58,14 +58,7 @@ class Npz:
             classes=names,
             name=called(self.name or path.stem, self.classes),
         )
-        return make_splits(
-            train,
-            test,
-            validation=self.validation,
-            classes=self.classes,
-            per_class=self.per_class,
-            seed=seed,
-        )
+        return chosen_splits(self, train, test, seed=seed)
 
 
 def _arrays(path: Path) -> Arrays:

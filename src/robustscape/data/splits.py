@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,28 +29,39 @@ def check_part(name: str, part: int | float) -> None:
         raise BadInput(f"{name} must be at least 1 image or a fraction in (0, 1), not {part}")
 
 
-def check_choice(
-    *, classes: tuple[int, ...] | None, per_class: int | None, validation: int | float, known: int | None = None
-) -> None:
-    """Refuse what no data set can give of itself; each has these fields, and hands them to ``make_splits``.
+class _Chosen(Protocol):
+    """The fields that data sets have in common: which of their images are meant."""
+
+    @property
+    def classes(self) -> tuple[int, ...] | None: ...
+    @property
+    def per_class(self) -> int | None: ...
+    @property
+    def validation(self) -> int | float: ...
+
+
+def check_choice(dataset: _Chosen, *, known: int | None = None) -> None:
+    """Refuse what no data set can give of itself.
 
     Args:
-        classes: Which classes, None for all.
-        per_class: Training images of each class, None for all.
-        validation: Size of the validation split, as ``check_part`` has it.
+        dataset: Has fields ``classes``, ``per_class`` and ``validation``, as ``make_splits`` takes them.
         known: How many classes there are, None where only the files can tell.
 
     Raises:
         BadInput: fewer than two classes, a class twice or one that is not there, no image of a class, or no part.
     """
-    if classes is not None:
-        below = min(classes, default=0) >= 0 and (known is None or max(classes, default=0) < known)
-        if len(classes) < 2 or len(set(classes)) < len(classes) or not below:
-            last = "" if known is None else f" to {known - 1}"
-            raise BadInput(f"classes must be two or more different numbers from 0{last}, not {classes}")
-    if per_class is not None and per_class < 1:
-        raise BadInput(f"per_class must be at least 1, not {per_class}; leave it out for all images")
-    check_part("validation", validation)
+    if dataset.classes is not None:
+        _check_classes(dataset.classes, known)
+    if dataset.per_class is not None and dataset.per_class < 1:
+        raise BadInput(f"per_class must be at least 1, not {dataset.per_class}; leave it out for all images")
+    check_part("validation", dataset.validation)
+
+
+def _check_classes(classes: tuple[int, ...], known: int | None) -> None:
+    below = min(classes, default=0) >= 0 and (known is None or max(classes, default=0) < known)
+    if len(classes) < 2 or len(set(classes)) < len(classes) or not below:
+        last = "" if known is None else f" to {known - 1}"
+        raise BadInput(f"classes must be two or more different numbers from 0{last}, not {classes}")
 
 
 def called(name: str, classes: tuple[int, ...] | None) -> str:
@@ -98,10 +110,8 @@ def of_classes(images: Images, classes: tuple[int, ...]) -> Images:
     Raises:
         BadInput: fewer than two classes, a class twice, or one that the set does not have.
     """
-    known = len(images.classes)
-    if len(classes) < 2 or len(set(classes)) < len(classes) or not all(0 <= c < known for c in classes):
-        raise BadInput(f"classes must be two or more different numbers from 0 to {known - 1}, not {classes}")
-    label = torch.full((known,), -1)
+    _check_classes(classes, len(images.classes))
+    label = torch.full((len(images.classes),), -1)
     label[list(classes)] = torch.arange(len(classes))
     y = label.to(images.y.device)[images.y]
     kept = replace(images, y=y).take(torch.nonzero(y >= 0)[:, 0])
@@ -160,6 +170,18 @@ def make_splits(
         train=replace(kept, name=f"{train.name}, train"),
         validation=replace(train.take(held_out), name=f"{train.name}, validation"),
         test=replace(test, name=f"{test.name}, test"),
+    )
+
+
+def chosen_splits(dataset: _Chosen, train: Images, test: Images, *, seed: int) -> Splits:
+    """Make the three splits of a published training and test set as the data set's fields ask for them."""
+    return make_splits(
+        train,
+        test,
+        validation=dataset.validation,
+        classes=dataset.classes,
+        per_class=dataset.per_class,
+        seed=seed,
     )
 
 

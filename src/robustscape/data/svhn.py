@@ -11,7 +11,7 @@ from robustscape.data import sources
 from robustscape.data.arrays import to_images
 from robustscape.data.cache import Arrays, decoded
 from robustscape.data.fetch import folders_of, read
-from robustscape.data.splits import called, check_choice, make_splits
+from robustscape.data.splits import called, check_choice, chosen_splits
 from robustscape.types import BadInput, Images, Splits
 
 _ZERO = 10
@@ -41,7 +41,7 @@ class SVHN:
 
     def __post_init__(self) -> None:
         """Refuse what SVHN cannot give."""
-        check_choice(classes=self.classes, per_class=self.per_class, validation=self.validation, known=10)
+        check_choice(self, known=10)
 
     def load(self, *, seed: int) -> Splits:
         """Read (and download if need be) the data; ``seed`` draws validation and the images of per_class.
@@ -49,14 +49,7 @@ class SVHN:
         A file that is damaged, or missing and not to be downloaded, is a BadInput, and so is a per_class of
         more images than there are.
         """
-        return make_splits(
-            self._images("train"),
-            self._images("test"),
-            validation=self.validation,
-            classes=self.classes,
-            per_class=self.per_class,
-            seed=seed,
-        )
+        return chosen_splits(self, self._images("train"), self._images("test"), seed=seed)
 
     def _images(self, split: str) -> Images:
         folders_of("svhn", self.data_dir)  # a data_dir that is none is wrong though the cache has all

@@ -6,47 +6,64 @@ tells how far it is.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import time
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from robustscape.attacks.pgd import PGD
+from robustscape.attacks.queue import Noting
 from robustscape.attacks.threat import ThreatModel
+from robustscape.config import to_plain
+from robustscape.evaluation.fingerprint import fingerprint
 from robustscape.evaluation.intervals import bootstrap_mean, wilson
 from robustscape.evaluation.result import Evaluation, Number
-from robustscape.evaluation.subject import batches, drained, in_batches, judge, precision, predicted, search, subject
+from robustscape.evaluation.searching import Tally, searching, tally
+from robustscape.evaluation.standing import Note, Standing, keep_standing, read_standing, searches, standing
+from robustscape.evaluation.subject import drained, in_batches, precision, subject
+from robustscape.evaluation.suites import Entry, Name, budget, entries, entry
 from robustscape.results import provenance, stopwatch
 from robustscape.runtime import Runtime, threads
-from robustscape.runtime.ranks import share, sum_over_ranks
-from robustscape.types import BadInput, Subject
+from robustscape.runtime.ranks import rank, share, world
+from robustscape.types import Attack, BadInput, Subject
+
+LOSS = "PGD, loss"
+"""What the search for the largest loss is called among the attacks."""
+
+_KEEP_EVERY = 30.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluating:
     """The attacks and examples that judge a model.
 
-    Two searches, each with its own restarts: PGD for the largest loss on every example, then PGD for a
-    misclassified input on those that are still classified correctly. Loss and error are the worst over the clean
-    input and everything that both found.
+    PGD for the largest loss on every example, then the attacks of a suite for a misclassified input. Loss and error are
+    the worst over the clean input and everything that was found.
 
     Attributes:
+        suite: Which attacks. "quick": PGD alone, of ``steps`` and ``restarts``. "standard": then APGD on two losses and
+            Square. "wu": the columns of Wu 2020, Table 2. "autoattack": AutoAttack's standard version.
+        attacks: Attacks in place of the suite's, each on what those before left.
         norm: Norm of the threat model, "linf" or "l2".
         eps: Its radius in pixel units: 8/255, not 8.
-        steps: Steps of the search for a misclassified input.
+        steps: Steps of the PGD of quick and standard.
         restarts: Its random starts; 0 leaves it out.
         loss_steps: Steps of the search for the largest loss.
-        loss_restarts: Its random starts; 0 leaves it out.
+        loss_restarts: Its random starts; 0 leaves it out. There is none under l1.
         step_size: Length of a step of both in pixel units; None for eps / 4.
         n: Examples, the first of each split; None for all.
         batch_size: Examples per forward.
         splits: Which splits are evaluated: "test", "train", "validation".
     """
 
-    norm: Literal["linf", "l2"] = "linf"
+    suite: Name = "quick"
+    attacks: tuple[Attack, ...] = ()
+    norm: Literal["linf", "l2", "l1"] = "linf"
     eps: float = 8 / 255
     steps: int = 50
     restarts: int = 2
@@ -66,29 +83,42 @@ class Evaluating:
             raise BadInput(f"n must be at least 1, not {self.n}; did you mean None, for all examples?")
         if self.batch_size < 1:
             raise BadInput(f"batch_size must be at least 1, not {self.batch_size}")
-        self.error_attack()
-        self.loss_attack()
+        for attack in self.attacks:
+            if (attack.threat.norm, attack.threat.eps) != (self.norm, self.eps):
+                raise BadInput(f"{attack.describe()} has another threat model than {self.norm}, eps {self.eps:g}")
+        self.entries()
+        if self.norm != "l1":
+            self.loss_attack()
 
     def threat(self) -> ThreatModel:
         """Return the threat model."""
         return ThreatModel(norm=self.norm, eps=self.eps)
 
-    def error_attack(self) -> PGD:
-        """Return one start of the search for a misclassified input."""
-        return PGD(threat=self.threat(), steps=self.steps, step_size=self.step_size, result="misclassified")
+    def entries(self) -> tuple[Entry, ...]:
+        """Return the attacks for a misclassified input, in their order."""
+        if self.attacks:
+            return tuple(entry(attack) for attack in self.attacks)
+        quick = PGD(
+            threat=self.threat(),
+            steps=self.steps,
+            step_size=self.step_size,
+            restarts=max(self.restarts, 1),
+            result="misclassified",
+        )
+        return entries(self.suite, self.threat(), quick) if self.restarts or self.suite != "quick" else ()
 
     def loss_attack(self) -> PGD:
         """Return one start of the search for the largest loss."""
         return PGD(threat=self.threat(), steps=self.loss_steps, step_size=self.step_size, result="best_loss")
 
     def words(self) -> str:
-        """Return both searches in words, for captions."""
-        loss, error = self.loss_attack(), self.error_attack()
+        """Return all searches in words, for captions."""
         parts = []
-        if self.loss_restarts:
-            parts.append(f"{replace(loss, restarts=self.loss_restarts).describe()} for loss")
-        if self.restarts:
-            parts.append(f"{replace(error, restarts=self.restarts).describe()} for error")
+        if self.loss_restarts and self.norm != "l1":
+            parts.append(f"{replace(self.loss_attack(), restarts=self.loss_restarts).describe()} for loss")
+        for one in self.entries():
+            attacks = [attack.describe() for attack in one.parts.values()]
+            parts.append(f"{one.name}: {', '.join(attacks)}" if len(attacks) > 1 else f"{attacks[0]} for error")
         return ", ".join(parts) or "none"
 
 
@@ -98,7 +128,9 @@ def evaluate(
     y: Tensor | np.ndarray,
     *,
     eps: float = 8 / 255,
-    norm: Literal["linf", "l2"] = "linf",
+    norm: Literal["linf", "l2", "l1"] = "linf",
+    suite: Name = "quick",
+    attacks: Sequence[Attack] = (),
     steps: int = 50,
     restarts: int = 2,
     loss_steps: int = 20,
@@ -116,8 +148,10 @@ def evaluate(
         x: (N, C, H, W), floats in [0, 1].
         y: (N,), integer labels.
         eps: Radius of the threat model in pixel units: 8/255, not 8.
-        norm: Its norm, "linf" or "l2".
-        steps: Steps of the search for a misclassified input.
+        norm: Its norm, "linf", "l2" or "l1".
+        suite: Which attacks: "quick", "standard", "wu" or "autoattack"; see ``Evaluating``.
+        attacks: Attacks in place of the suite's, each on what those before left.
+        steps: Steps of the PGD of quick and standard.
         restarts: Its random starts.
         loss_steps: Steps of the search for the largest loss.
         loss_restarts: Its random starts.
@@ -142,6 +176,8 @@ def evaluate(
         8
     """
     settings = Evaluating(
+        suite=suite,
+        attacks=tuple(attacks),
         norm=norm,
         eps=eps,
         steps=steps,
@@ -157,87 +193,141 @@ def evaluate(
         return drained(evaluating(settings, looked_at))
 
 
-def evaluating(settings: Evaluating, subject: Subject) -> Generator[tuple[int, int], None, Evaluation]:
-    """Evaluate a subject's first n examples, yielding (done, total) after every batch; returns the Evaluation.
+def evaluating(
+    settings: Evaluating, subject: Subject, *, partial: Path | None = None, adversarial: bool = False
+) -> Generator[Progress, None, Evaluation]:
+    """Evaluate a subject's first n examples, yielding ``Progress`` as they are settled; returns the Evaluation.
 
-    The searches run on the fast view. An example counts as fooled only if the model itself, in float32,
-    misclassifies exactly the input that was returned and that input lies in ball and box; where the search
-    claims what float32 does not confirm, the search is made once more on the model itself. A model that
-    returns NaN is an error, never fooled. Random numbers belong to (seed, search, restart, example), so the
-    flags do not depend on the batch size or on the other examples. Ranks share the examples, and all return the
-    Evaluation of the whole.
+    First the search for the largest loss, then the attacks in their order. They run on the fast view. An example counts
+    as fooled only if the model itself, in float32, misclassifies exactly the input that was returned and that input
+    lies in ball and box; see ``searching``. A model that returns NaN is an error, never fooled. Random numbers belong
+    to (seed, search, restart or target, example), so the flags do not depend on the batch size or on the other
+    examples. Ranks share the examples, and all return the Evaluation of the whole.
+
+    Args:
+        settings: The attacks, and how many examples.
+        subject: The model and the examples.
+        partial: File that what is known is kept in, every half minute: a killed evaluation goes on from there if
+            settings, model, examples, versions and threads are the same, and begins anew if not. It stays when the
+            Result is made: remove it once the Result is saved. Of several ranks each has its own.
+        adversarial: Whether ``Evaluation.x_adv`` is to hold the inputs that fooled the model.
 
     Raises:
         Diverged: a loss is not finite.
     """
-    seconds = stopwatch()
+    took = stopwatch()
     subject = _first(subject, settings)
-    state = _State(subject)
-    everything = torch.arange(len(subject.x), device=subject.x.device)[share(len(subject.x))]
-    n = len(everything)
-    total = n * (1 + settings.loss_restarts + settings.restarts)
-    done = 0
-    for rows, count in batches(subject, everything):
-        state.clean(rows[:count], *judge(subject.model, subject.x[rows], subject.y[rows], parts=subject.parts))
-        done += count
-        yield done, total
-    for restart in range(settings.loss_restarts):
-        for rows, count in batches(subject, everything):
-            state.attack(settings.loss_attack(), rows, count, "loss", restart)
-            done += count
-            yield done, total
-    for restart in range(settings.restarts):
-        for rows, count in batches(subject, everything[~state.fooled[everything]]):
-            state.attack(settings.error_attack(), rows, count, "error", restart)
-            done += count
-            yield done, total
-        done = n * (1 + settings.loss_restarts + restart + 1)
-        yield done, total
-    again = settings.error_attack() if settings.restarts else settings.loss_attack()
-    for rows, count in batches(subject, everything[(state.doubtful & ~state.fooled)[everything]]):
-        state.attack(again, rows, count, "confirm", 0, on_model=True)
-        yield done, total
-    state.join()
-    return _result(settings, subject, state, seconds())
+    mine = torch.arange(len(subject.x), device=subject.x.device)[share(len(subject.x))]
+    known, n = standing(subject, mine, keep=adversarial), len(mine)
+    jobs = list(_jobs(settings))
+    sizes = [n, *(n * budget(job.attack, known.logits.shape[1]) for job in jobs)]
+    kept = _Kept(partial, subject, settings, adversarial=adversarial)
+    known, found, before = kept.read(known)
+    yield Progress(sum(sizes[: 1 + len(known.notes)]), sum(sizes), _words(known, mine))
+    for place, job in enumerate(jobs):
+        if place < len(known.notes):
+            continue
+        found = found or tally(subject, keep=adversarial)
+        rows = _rows(job, known, mine)
+        for settled in searching(subject, job.attack, rows, known.logits, found, *job.tags):
+            kept.write(known, found, before + took(), now=False)
+            done = sum(sizes[: 1 + place]) + sizes[1 + place] * settled // max(len(rows), 1)
+            yield Progress(done, sum(sizes), f"{job.name}, {_words(known, mine, found)}")
+        flips = known.take(rows, found)
+        known.notes.append(_note(job, known, mine, rows, found, flips))
+        found = None
+        kept.write(known, None, before + took(), now=True)
+        yield Progress(sum(sizes[: 2 + place]), sum(sizes), _words(known, mine))
+    known.join()
+    return _result(settings, subject, known, before + took())
 
 
-class _State:
-    """What is known about each example so far, (n,) each."""
+class Progress(NamedTuple):
+    """How far an evaluation is, in no unit, and what is known so far, in words."""
 
-    def __init__(self, subject: Subject) -> None:
-        n, device = len(subject.x), subject.x.device
-        self.subject = subject
-        self.clean_loss = torch.zeros(n, dtype=subject.x.dtype, device=device)
-        self.clean_wrong = torch.zeros(n, dtype=torch.bool, device=device)
-        self.loss = self.clean_loss.clone()
-        self.fooled = self.clean_wrong.clone()
-        self.doubtful = self.clean_wrong.clone()  # the search claims what the model did not confirm
+    done: int
+    total: int
+    words: str
 
-    def clean(self, rows: Tensor, loss: Tensor, wrong: Tensor) -> None:
-        """Note what the model makes of the clean inputs of ``rows``; surplus entries are padding."""
-        self.clean_loss[rows] = self.loss[rows] = loss[: len(rows)]
-        self.clean_wrong[rows] = self.fooled[rows] = wrong[: len(rows)]
 
-    def attack(
-        self, attack: PGD, rows: Tensor, count: int, purpose: str, restart: int, *, on_model: bool = False
-    ) -> None:
-        """Attack ``rows`` once, the first ``count`` of them meant, and note what is worse than before."""
-        subject, kept = self.subject, rows[:count]
-        tags = ("evaluate", purpose, restart)
-        if on_model:
-            found = search(subject, subject.model, attack, rows, *tags)
-        else:
-            with subject.view as searched:
-                found = search(subject, searched, attack, rows, *tags)
-                claimed = predicted(searched, found.x_adv, subject.parts).argmax(dim=1) != subject.y[rows]
-            self.doubtful[kept] |= (claimed & ~found.wrong)[:count]
-        self.loss[kept] = torch.maximum(self.loss[kept], found.loss[:count])
-        self.fooled[kept] |= found.wrong[:count]
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One attack to be made: its name, the entry that it is the ``part``-th attack of, and the tags of its numbers."""
 
-    def join(self) -> None:
-        """Take in what the other ranks know of their examples: what a rank knows nothing of is 0 there."""
-        self.clean_loss, self.loss = sum_over_ranks(torch.stack([self.clean_loss, self.loss]))
-        self.clean_wrong, self.fooled = sum_over_ranks(torch.stack([self.clean_wrong, self.fooled]).int()).bool()
+    name: str
+    attack: Attack
+    entry: Entry | None
+    part: int
+    tags: tuple[str | int, ...]
+
+
+def _jobs(settings: Evaluating) -> Iterator[_Job]:
+    for restart in range(settings.loss_restarts if settings.norm != "l1" else 0):
+        tags = ("evaluate", "loss", restart)
+        yield _Job(name=LOSS, attack=settings.loss_attack(), entry=None, part=restart, tags=tags)
+    for one in settings.entries():
+        for part, (name, attack) in enumerate(one.parts.items()):
+            yield _Job(name=name, attack=attack, entry=one, part=part, tags=("evaluate", one.name, name))
+
+
+def _rows(job: _Job, known: Standing, mine: Tensor) -> Tensor:
+    """Return the examples that an attack searches: all for the loss, else those that are left to it."""
+    if job.entry is None:
+        return mine
+    if not job.entry.everyone:
+        return mine[~known.fooled[mine]]
+    return mine[~(known.clean_wrong | known.own)[mine]] if job.part else mine[~known.clean_wrong[mine]]
+
+
+def _note(job: _Job, known: Standing, mine: Tensor, rows: Tensor, found: Tally, flips: int) -> Note:
+    own = job.entry is None or job.entry.everyone
+    if own:
+        fresh = torch.zeros_like(found.wrong) if job.part == 0 else known.own
+        known.own = fresh | found.wrong
+    wrong = (known.clean_wrong | known.own) if own else known.fooled
+    return Note(
+        name=job.name if job.entry is None or len(job.entry.parts) == 1 else f"{job.entry.name}: {job.name}",
+        attack=job.attack.describe(),
+        everyone=own,
+        note=job.attack.note(known.logits.shape[1]) if isinstance(job.attack, Noting) else "",
+        tried=len(rows),
+        flips=flips,
+        wrong=int(wrong[mine].sum()),
+        forwards=found.forwards,
+        backwards=found.backwards,
+        seconds=found.seconds,
+        unconfirmed=found.unconfirmed,
+        again=found.again,
+    )
+
+
+def _words(known: Standing, mine: Tensor, found: Tally | None = None) -> str:
+    """Return the robust accuracy so far in words."""
+    fooled = known.fooled if found is None else known.fooled | found.wrong
+    return f"robust accuracy so far {1 - float(fooled[mine].double().mean()):.1%}"
+
+
+class _Kept:
+    """The file that what is known is kept in, if there is one."""
+
+    def __init__(self, path: Path | None, subject: Subject, settings: Evaluating, *, adversarial: bool) -> None:
+        name = f"{rank()}-of-{world()}"
+        self.path = None if path is None else path.with_name(f"{path.name}.{name}" if world() > 1 else path.name)
+        self.subject, self.adversarial, self.last = subject, adversarial, time.monotonic()
+        attacks = [to_plain(job.attack) for job in _jobs(settings)]
+        self.fingerprint = "" if path is None else fingerprint(subject, attacks, adversarial, name)
+
+    def read(self, known: Standing) -> tuple[Standing, Tally | None, float]:
+        """Return what was known when it was last written."""
+        if self.path is None:
+            return known, None, 0.0
+        return read_standing(self.path, self.fingerprint, known, tally(self.subject, keep=self.adversarial))
+
+    def write(self, known: Standing, found: Tally | None, seconds: float, *, now: bool) -> None:
+        """Write what is known, now or where the last time is half a minute ago."""
+        if self.path is not None and (now or time.monotonic() - self.last > _KEEP_EVERY):
+            keep_standing(self.path, self.fingerprint, known, found, seconds)
+            self.last = time.monotonic()
 
 
 def _first(subject: Subject, settings: Evaluating) -> Subject:
@@ -249,9 +339,9 @@ def _first(subject: Subject, settings: Evaluating) -> Subject:
     return first if settings.batch_size == subject.batch else in_batches(first, settings.batch_size)
 
 
-def _result(settings: Evaluating, subject: Subject, state: _State, seconds: float) -> Evaluation:
-    clean_loss, loss = (t.double().cpu().numpy() for t in (state.clean_loss, state.loss))
-    clean_wrong, fooled = (t.cpu().numpy() for t in (state.clean_wrong, state.fooled))
+def _result(settings: Evaluating, subject: Subject, known: Standing, seconds: float) -> Evaluation:
+    clean_loss, loss = (t.double().cpu().numpy() for t in (known.clean_loss, known.loss))
+    clean_wrong, fooled = (t.cpu().numpy() for t in (known.clean_wrong, known.fooled))
     y, n, seed = subject.y.cpu().numpy(), len(subject.x), subject.seed
     sizes = np.bincount(y, minlength=len(subject.classes))
 
@@ -289,4 +379,9 @@ def _result(settings: Evaluating, subject: Subject, state: _State, seconds: floa
             data=subject.data_name,
             settings=settings,
         ),
+        suite="" if settings.attacks else settings.suite,
+        searches=searches(known.notes, n),
+        first=known.first.cpu().numpy(),
+        steps=known.steps.cpu().numpy(),
+        x_adv=None if known.x_adv is None else known.x_adv.cpu().numpy(),
     )

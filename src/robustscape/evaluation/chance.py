@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustscape.evaluation.checks import check_logits
-from robustscape.evaluation.subject import predicted
+from robustscape.evaluation.judging import predicted
 from robustscape.types import BadInput, Subject
 
 FIRST = 256

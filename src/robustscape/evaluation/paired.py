@@ -43,7 +43,7 @@ def paired(first: Evaluation, second: Evaluation, *, seed: int = 0) -> Paired:
         seed: Seed of the bootstrap.
 
     Raises:
-        BadInput: other examples, threat models or attacks.
+        BadInput: other examples, classes, data sets, threat models or attacks.
 
     Source:
         McNemar 1947 (https://doi.org/10.1007/BF02295996), in its exact binomial form. The interval of the difference is
@@ -54,6 +54,8 @@ def paired(first: Evaluation, second: Evaluation, *, seed: int = 0) -> Paired:
         ("norms", first.norm, second.norm),
         ("eps", first.eps, second.eps),
         ("attacks", first.attack, second.attack),
+        ("classes", first.classes, second.classes),
+        ("data", first.provenance.data, second.provenance.data),
     ):
         if a != b:
             raise BadInput(f"two evaluations with different {what} ({a} and {b}) do not compare")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,6 +17,40 @@ class Number:
     low: float
     high: float
     n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searched:
+    """What one attack of an evaluation came to.
+
+    Attributes:
+        name: What a table calls it.
+        attack: The attack in words, with norm, eps and budget.
+        everyone: Whether it, or the first of the attacks that it is one of, began with every example that is classified
+            correctly; otherwise with those that nothing before had fooled.
+        tried: Examples that it searched.
+        flips: Examples that it fooled and nothing before had.
+        robust_error: Fraction misclassified without attack, by it or by those that it follows; Wilson interval.
+        forwards: Examples that went through the network, those that fill a batch too.
+        backwards: The same for gradients.
+        seconds: Wall-clock seconds.
+        unconfirmed: Successes of the search that float32 did not confirm; none of them counts.
+        again: Examples searched a second time in float32.
+        note: What its loss or targets became for so few classes, "" for nothing.
+    """
+
+    name: str
+    attack: str
+    everyone: bool
+    tried: int
+    flips: int
+    robust_error: Number
+    forwards: int
+    backwards: int
+    seconds: float
+    unconfirmed: int
+    again: int
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +77,13 @@ class Evaluation:
         index: (n,), the examples' numbers in their data set.
         losses: (n,), the robust loss of each example, nats.
         provenance: Where it came from.
+        suite: Which attacks, by the name of their suite; "" where they were given one by one.
+        searches: What each attack came to, in their order.
+        first: (n,), the place in ``searches`` of the first attack that fooled each example; -1 for none, -2 where it
+            is misclassified without.
+        steps: (n,), the steps that this attack had taken when it did, 0 where it does not say.
+        x_adv: (n, C, H, W), the input that fooled the model, the clean one where none did; None where it was not asked
+            for, and in the file: see ``evaluation.adversarial``.
     """
 
     clean_error: Number
@@ -63,6 +104,11 @@ class Evaluation:
     index: np.ndarray
     losses: np.ndarray
     provenance: Provenance
+    suite: str = ""
+    searches: tuple[Searched, ...] = ()
+    first: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    steps: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    x_adv: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 import torch
 
-from robustscape.evaluation.subject import Performance, batches, inside, judge, performance
+from robustscape.evaluation.judging import Performance, batches, inside, judge, performance
 from robustscape.runtime import TRUTH
 from robustscape.runtime.memory import out_of_memory
 from robustscape.runtime.together import Together, at_once

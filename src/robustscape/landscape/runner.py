@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Generator, Iterator, Sequence
@@ -10,11 +9,10 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from robustscape.config import to_plain
+from robustscape.evaluation.fingerprint import fingerprint
 from robustscape.evaluation.subject import drained, precision
-from robustscape.results import provenance, stopwatch, versions, written
+from robustscape.results import provenance, stopwatch, written
 from robustscape.runtime import Runtime, fast, threads
 from robustscape.runtime.memory import Parts
 from robustscape.runtime.pool import pooled, sendable
@@ -62,7 +60,7 @@ def measuring(
     points = list(measurement.points())
     subject = _in_share(subject, processes)
     size = _task_size(measurement, subject, len(points), max(processes, world()))
-    known = _Partial(partial if is_first() else None, _fingerprint(measurement, subject, size), len(points))
+    known = _Partial(partial if is_first() else None, fingerprint(subject, to_plain(measurement), size), len(points))
     values, before = from_first(known.read())
     yield len(values), len(points)
     tasks = [range(first, min(first + size, len(points))) for first in range(0, len(points), size)]
@@ -139,21 +137,6 @@ def _as_stored(value: Plain) -> Plain:
 
 
 # -- what is kept of an unfinished measurement ---------------------------------------------------------
-
-
-def _fingerprint(measurement: Measurement, subject: Subject, size: int) -> str:
-    """Return a hash of all that the values depend on, ``size`` the number of points in one go."""
-    digest = hashlib.blake2b(digest_size=16)
-    runtime = replace(subject.runtime, threads=subject.runtime.threads or torch.get_num_threads())
-    settings = [to_plain(measurement), subject.seed, subject.batch, size, to_plain(runtime), versions()]
-    digest.update(json.dumps(settings, sort_keys=True).encode())
-    named = {"x": subject.x, "y": subject.y, "index": subject.index, **subject.model.state_dict()}
-    for name, value in named.items():
-        digest.update(name.encode())
-        if isinstance(value, torch.Tensor):
-            digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 class _Partial:

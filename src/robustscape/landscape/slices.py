@@ -10,7 +10,7 @@ import numpy as np
 
 from robustscape.attacks.pgd import PGD
 from robustscape.evaluation import together
-from robustscape.evaluation.subject import performance
+from robustscape.evaluation.judging import performance
 from robustscape.streams import Streams
 from robustscape.types import Attack, BadInput, Params, Plain, Provenance, Subject
 from robustscape.weights.space import gaussian, norm, normalised, select, shifted

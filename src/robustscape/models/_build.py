@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -17,28 +18,41 @@ BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 """Depth of a residual network of basic blocks to the number of blocks in each of its four stages."""
 
 
-def check_fields(
-    *, width: int, activation: Activation, mean: Channels | None, std: Channels | None, per_image: bool
-) -> None:
-    """Refuse what cannot be meant of the fields that networks share.
+class _Usual(Protocol):
+    """The fields that networks have in common."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def activation(self) -> Activation: ...
+    @property
+    def mean(self) -> Channels | None: ...
+    @property
+    def std(self) -> Channels | None: ...
+    @property
+    def per_image(self) -> bool: ...
+
+
+def check_fields(architecture: _Usual) -> None:
+    """Refuse what cannot be meant of the fields that networks have in common.
 
     Raises:
         BadInput: a width below 1, an unknown activation, or a normalisation that contradicts itself.
     """
-    if width < 1:
-        raise BadInput(f"width must be at least 1, not {width}")
-    check_activation(activation)
-    check_constants(mean, std, per_image=per_image)
+    if architecture.width < 1:
+        raise BadInput(f"width must be at least 1, not {architecture.width}")
+    check_activation(architecture.activation)
+    check_constants(architecture.mean, architecture.std, per_image=architecture.per_image)
 
 
-def check_depth(depth: int) -> None:
-    """Refuse a depth that no residual network of basic blocks has.
+def check_one_of(name: str, value: int | str, known: Collection[int | str]) -> None:
+    """Refuse a value of a field that is none of the known ones.
 
     Raises:
-        BadInput: a depth outside ``BLOCKS``.
+        BadInput: says which there are.
     """
-    if depth not in BLOCKS:
-        raise BadInput(f"depth must be one of {', '.join(map(str, BLOCKS))}, not {depth}")
+    if value not in known:
+        raise BadInput(f"{name} must be one of {', '.join(map(str, known))}, not {value!r}")
 
 
 def check_shape(image: tuple[int, int, int], classes: int) -> None:

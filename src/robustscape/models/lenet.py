@@ -40,9 +40,7 @@ class LeNet:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        check_fields(
-            width=self.width, activation=self.activation, mean=self.mean, std=self.std, per_image=self.per_image
-        )
+        check_fields(self)
 
     def build(self, *, image: tuple[int, int, int], classes: int, seed: int) -> LeNetNetwork:
         """Make the network with torch's default initial weights, drawn from ``seed``.

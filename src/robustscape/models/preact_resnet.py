@@ -6,19 +6,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from robustscape.models._build import BLOCKS, check_depth, check_fields, check_shape, drawn_by_fan_out, seeded
+from robustscape.models._build import BLOCKS, check_fields, check_one_of, check_shape, drawn_by_fan_out, seeded
+from robustscape.models._padding import PADDINGS, Padding, padded
 from robustscape.models.activations import Activation, activated_by
 from robustscape.models.normalise import Channels, normalise
-from robustscape.types import BadInput
 
 Shortcut = Literal["mixed", "raw", "activated"]
-Padding = Literal["both", "same"]
 _CHOICES = {
     "shortcut": ("mixed", "raw", "activated"),
     "projection": (1, 3),
-    "padding": ("both", "same"),
+    "padding": PADDINGS,
     "initial": ("torch", "fan_out"),
 }
 
@@ -92,13 +90,10 @@ class PreActResNet:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        check_depth(self.depth)
+        check_one_of("depth", self.depth, BLOCKS)
         for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise BadInput(f"{name} must be one of {', '.join(map(str, known))}, not {getattr(self, name)!r}")
-        check_fields(
-            width=self.width, activation=self.activation, mean=self.mean, std=self.std, per_image=self.per_image
-        )
+            check_one_of(name, getattr(self, name), known)
+        check_fields(self)
 
     def build(self, *, image: tuple[int, int, int], classes: int, seed: int) -> PreActResNetNetwork:
         """Make the network with the initial weights that ``initial`` says, drawn from ``seed``.
@@ -178,14 +173,9 @@ class PreActBlock(nn.Module):
         """Return the block's output."""
         a = self.activation(self.bn1(x))
         seen = x if self.raw else a
-        seen, a = (_padded(seen) if self.pads_shortcut else seen), (_padded(a) if self.same else a)
+        seen, a = (padded(seen) if self.pads_shortcut else seen), (padded(a) if self.same else a)
         around = seen if self.shortcut is None else self.shortcut(seen)
         return self.conv2(self.activation(self.bn2(self.conv1(a)))) + around
-
-
-def _padded(h: Tensor) -> Tensor:
-    """Return h with what a 3x3 convolution of stride 2 needs on the right and below, as JAX has it."""
-    return F.pad(h, (h.shape[3] % 2, 1, h.shape[2] % 2, 1))
 
 
 class PreActResNetNetwork(nn.Module):

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from robustscape.models._build import BLOCKS, check_depth, check_fields, check_shape, seeded
+from robustscape.models._build import BLOCKS, check_fields, check_one_of, check_shape, seeded
 from robustscape.models.activations import Activation, activated_by
 from robustscape.models.normalise import Channels, normalise
 
@@ -44,10 +44,8 @@ class ResNet:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        check_depth(self.depth)
-        check_fields(
-            width=self.width, activation=self.activation, mean=self.mean, std=self.std, per_image=self.per_image
-        )
+        check_one_of("depth", self.depth, BLOCKS)
+        check_fields(self)
 
     def build(self, *, image: tuple[int, int, int], classes: int, seed: int) -> ResNetNetwork:
         """Make the network with torch's default initial weights, drawn from ``seed``.

@@ -9,13 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustscape.models._build import BLOCKS, check_depth, check_fields, check_shape, drawn_by_fan_out, seeded
+from robustscape.models._build import BLOCKS, check_fields, check_one_of, check_shape, drawn_by_fan_out, seeded
 from robustscape.models.activations import Activation
 from robustscape.models.normalise import Channels, normalise
 from robustscape.models.resnet import BasicBlock, ResNetNetwork
-from robustscape.types import BadInput
-
-_NORMS = ("reparametrised", "batch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +50,9 @@ class StutzResNet:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        check_depth(self.depth)
-        check_fields(
-            width=self.width, activation=self.activation, mean=self.mean, std=self.std, per_image=self.per_image
-        )
-        if self.norm not in _NORMS:
-            raise BadInput(f"norm must be one of {', '.join(_NORMS)}, not {self.norm!r}")
+        check_one_of("depth", self.depth, BLOCKS)
+        check_fields(self)
+        check_one_of("norm", self.norm, ("reparametrised", "batch"))
 
     def build(self, *, image: tuple[int, int, int], classes: int, seed: int) -> ResNetNetwork:
         """Make the network with the paper's initial weights, drawn from ``seed``.

@@ -7,10 +7,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from robustscape.models._build import check_fields, check_shape, seeded
+from robustscape.models._build import check_fields, check_one_of, check_shape, seeded
 from robustscape.models.activations import Activation, activated_by
 from robustscape.models.normalise import Channels, normalise
-from robustscape.types import BadInput
 
 _LAYERS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 _CHANNELS = (1, 2, 4, 8, 8)  # of the five stages, in units of the width
@@ -48,11 +47,8 @@ class VGG:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        if self.depth not in _LAYERS:
-            raise BadInput(f"depth must be one of {', '.join(map(str, _LAYERS))}, not {self.depth}")
-        check_fields(
-            width=self.width, activation=self.activation, mean=self.mean, std=self.std, per_image=self.per_image
-        )
+        check_one_of("depth", self.depth, _LAYERS)
+        check_fields(self)
 
     def build(self, *, image: tuple[int, int, int], classes: int, seed: int) -> VGGNetwork:
         """Make the network with torch's default initial weights, drawn from ``seed``.

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from robustscape.models._build import check_fields, check_shape, drawn_by_fan_out, seeded
+from robustscape.models._build import check_fields, check_one_of, check_shape, drawn_by_fan_out, seeded
+from robustscape.models._padding import PADDINGS, Padding, padded
 from robustscape.models.activations import Activation, activated_by
 from robustscape.models.normalise import Channels, normalise
 from robustscape.types import BadInput
-
-_PADDINGS = ("both", "same")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +39,7 @@ class WideResNet:
 
     depth: int = 34
     width: int = 10
-    padding: Literal["both", "same"] = "both"
+    padding: Padding = "both"
     activation: Activation = "relu"
     mean: Channels | None = None
     std: Channels | None = None
@@ -62,11 +59,8 @@ class WideResNet:
         blocks = max(1, round((self.depth - 4) / 6))
         if self.depth != 6 * blocks + 4:
             raise BadInput(f"depth must be 6 n + 4 and at least 10, not {self.depth}; did you mean {6 * blocks + 4}?")
-        if self.padding not in _PADDINGS:
-            raise BadInput(f"padding must be one of {', '.join(_PADDINGS)}, not {self.padding!r}")
-        check_fields(
-            width=self.width, activation=self.activation, mean=self.mean, std=self.std, per_image=self.per_image
-        )
+        check_one_of("padding", self.padding, PADDINGS)
+        check_fields(self)
 
     def build(self, *, image: tuple[int, int, int], classes: int, seed: int) -> WideResNetNetwork:
         """Make the network with convolutions drawn by fan-out and a linear bias of 0, from ``seed``.
@@ -105,9 +99,7 @@ class WideBlock(nn.Module):
         activation: After each BatchNorm.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, *, stride: int, padding: Literal["both", "same"], activation: Activation
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, *, stride: int, padding: Padding, activation: Activation) -> None:
         super().__init__()
         self.same = padding == "same" and stride == 2
         self.bn1 = nn.BatchNorm2d(inputs)
@@ -122,7 +114,7 @@ class WideBlock(nn.Module):
         a = self.activation(self.bn1(x))
         around = x if self.convShortcut is None else self.convShortcut(a)
         if self.same:
-            a = F.pad(a, (a.shape[3] % 2, 1, a.shape[2] % 2, 1))
+            a = padded(a)
         return self.conv2(self.activation(self.bn2(self.conv1(a)))) + around
 
 
@@ -163,7 +155,7 @@ class WideResNetNetwork(nn.Module):
         classes: int,
         blocks: int,
         width: int,
-        padding: Literal["both", "same"],
+        padding: Padding,
         activation: Activation,
     ) -> None:
         super().__init__()

@@ -16,7 +16,8 @@ from robustscape.recipes.folder import clear, forget, held, log_up_to, warn_of_c
 from robustscape.recipes.run import Run
 from robustscape.results import SCHEMA, provenance, write_json
 from robustscape.runtime import Runtime, place, threads
-from robustscape.runtime.deciding import Decision, decide, decision_of, forwards, passes
+from robustscape.runtime.counting import forwards, passes
+from robustscape.runtime.deciding import Decision, decide, decision_of
 from robustscape.runtime.ranks import barrier, first_alone, from_first, gathered, is_first, world
 from robustscape.training.checkpoints import digest, load_state, save_state, save_weights
 from robustscape.training.log import TrainingLog, write_log

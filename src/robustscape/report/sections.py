@@ -109,7 +109,7 @@ def comparison(folders: Sequence[RunFolder]) -> str:
     if table is None:
         return ""
     lead = "Judged on the same images, two methods can be told apart where their intervals overlap."
-    caption = "Differences to the method named in the first column, last epoch, test images: above 0 is worse."
+    caption = "The first method minus the second, more robust one; last epoch, test images: above 0 is worse."
     content = pieces.table(table, caption=caption, groups=False)
     return pieces.section("comparison", "Image by image", lead, content)
 

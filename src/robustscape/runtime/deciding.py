@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -14,18 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from robustscape.modes import evaluating
-from robustscape.runtime.memory import out_of_memory
 from robustscape.runtime.predicting import available, fitting, search_bytes, training_fit
 from robustscape.runtime.ranks import world
 from robustscape.runtime.remembering import cache_file, key_of, processor, read, write
-from robustscape.runtime.settings import Runtime, channels_last, has_fast_bfloat16, threads
-from robustscape.runtime.view import Lowered, fast
-from robustscape.types import Attack
+from robustscape.runtime.settings import Runtime, has_fast_bfloat16
+from robustscape.runtime.trial import CLEARLY, Trial, words_of
+from robustscape.runtime.view import Lowered
 
 _WORTH_A_TRIAL = 60.0  # seconds of expected work from which seconds of trial pay
 _WORTH_COMPILING = 120.0  # seconds of expected work from which trying the compiler pays: that costs half a minute
-_CLEARLY = 0.9  # share of the time of what stands that something else must stay below to be taken
-_REPEATS = 3
 _BY_MEMORY = "; by memory, "
 
 
@@ -90,40 +86,6 @@ def decision_of(plain: Any) -> Decision | None:
         return None
 
 
-def passes(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> int:
-    """Return how many forwards of the model one call of the attack takes: it is run on the few inputs given."""
-    counted = _Counted(model)
-    attack(counted, x, y)
-    return counted.calls
-
-
-def forwards(loss: Callable[[nn.Module], object], model: nn.Module, examples: int) -> float:
-    """Return how often a loss takes an example, or its adversarial input, through the model: it is computed once.
-
-    Args:
-        loss: Computes it for some examples with the model that it is given.
-        model: Is left without a trace.
-        examples: How many examples those are.
-    """
-    counted = _Counted(model)
-    with torch.no_grad(), evaluating(model):
-        loss(counted)
-    return counted.rows / examples
-
-
-class _Counted(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.calls = 0
-        self.rows = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        self.rows += len(x)
-        return self.model(x)
-
-
 def side_by_side(decision: Decision, tasks: int) -> int:
     """Return in how many one-thread processes equal tasks end soonest; 1: in none, but one task after another.
 
@@ -133,7 +95,7 @@ def side_by_side(decision: Decision, tasks: int) -> int:
         decision: How one of the tasks uses the machine.
         tasks: How many there are in all, at least 1; done or not, so that a command given again shares them alike.
     """
-    one, here = (decision.milliseconds.get(_words(decision.precision, n)) for n in (1, decision.threads))
+    one, here = (decision.milliseconds.get(words_of(decision.precision, n)) for n in (1, decision.threads))
     slower = 1.0 if decision.threads == 1 else one / here if one and here else None
     return sharing(tasks, decision.processes, slower)
 
@@ -147,7 +109,7 @@ def sharing(tasks: int, processes: int, slower: float | None = None) -> int:
         slower: How many times longer a task takes in one of them than here; None for the most that it can be.
     """
     rounds = -(-tasks // min(tasks, processes))
-    slower = _CLEARLY * processes if slower is None else slower
+    slower = CLEARLY * processes if slower is None else slower
     return -(-tasks // rounds) if rounds * slower < tasks else 1
 
 
@@ -191,7 +153,7 @@ def decide(
     key = key_of(runtime, model, few)
     about = {"model": type(model).__name__, "parameters": sum(p.numel() for p in model.parameters())}
     entry = read(path).get(key) or {**about, "shape": list(few.shape), "seconds": None, "decisions": {}}
-    trial, standing = _Trial(model, few), _standing(runtime)
+    trial, standing = Trial(model, few), _standing(runtime)
     if entry["seconds"] is None:
         entry["seconds"] = trial.time(standing)
     expected = work * -(-len(x) // size) * entry["seconds"]
@@ -254,7 +216,7 @@ def _standing(runtime: Runtime) -> Runtime:
     )
 
 
-def _decided(runtime: Runtime, standing: Runtime, trial: _Trial, trials: str) -> Decision:
+def _decided(runtime: Runtime, standing: Runtime, trial: Trial, trials: str) -> Decision:
     """Return the choice among what was left open."""
     chosen, processes, reason = standing, 1, "the fastest of a trial"
     if trials == "none":
@@ -263,7 +225,7 @@ def _decided(runtime: Runtime, standing: Runtime, trial: _Trial, trials: str) ->
         chosen = trial.faster(replace(chosen, precision="float32"), chosen)
     if runtime.threads == 0 and standing.threads > 1 and runtime.torch_device().type == "cpu":
         alone = replace(chosen, threads=1)
-        if trial.time(alone) < _CLEARLY * standing.threads * trial.time(chosen):
+        if trial.time(alone) < CLEARLY * standing.threads * trial.time(chosen):
             processes = standing.threads
         chosen = trial.faster(alone, chosen)
     if runtime.compile == "auto" and trials == "compiled":
@@ -273,7 +235,7 @@ def _decided(runtime: Runtime, standing: Runtime, trial: _Trial, trials: str) ->
     return _decision(chosen, trial, processes, reason)
 
 
-def _decision(chosen: Runtime, trial: _Trial, processes: int, reason: str) -> Decision:
+def _decision(chosen: Runtime, trial: Trial, processes: int, reason: str) -> Decision:
     on_cpu = chosen.torch_device().type == "cpu"
     return Decision(
         precision=chosen.precision,
@@ -284,48 +246,3 @@ def _decision(chosen: Runtime, trial: _Trial, processes: int, reason: str) -> De
         reason=reason,
         processor=processor() if on_cpu else "",
     )
-
-
-def _words(precision: str, threads: int) -> str:
-    return f"{precision}, {threads} threads"
-
-
-class _Trial:
-    """Times one pass of a batch under different runtimes; no trace is left on the model."""
-
-    def __init__(self, model: nn.Module, x: Tensor) -> None:
-        self.model = model
-        self.x = channels_last(x.detach())
-        self.seconds: dict[str, float] = {}
-
-    def faster(self, other: Runtime, standing: Runtime) -> Runtime:
-        """Return the other one where it is clearly faster than what stands."""
-        return other if self.time(other) < _CLEARLY * self.time(standing) else standing
-
-    def time(self, runtime: Runtime) -> float:
-        """Return the seconds of one pass, the least of three; what cannot run takes for ever."""
-        words = _words(runtime.precision, runtime.threads) + ", compiled" * (runtime.compile == "yes")
-        if words not in self.seconds:
-            with threads(runtime), fast(self.model, runtime) as view:
-                try:
-                    _pass(view, self.x)
-                    self.seconds[words] = min(_timed(lambda: _pass(view, self.x)) for _ in range(_REPEATS))
-                except RuntimeError as error:
-                    if not out_of_memory(error):
-                        raise
-                    self.seconds[words] = float("inf")
-        return self.seconds[words]
-
-
-def _pass(view: nn.Module, x: Tensor) -> None:
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        torch.autograd.grad(view(x).logsumexp(dim=1).sum(), x)
-    if x.device.type == "cuda":
-        torch.cuda.synchronize(x.device)
-
-
-def _timed(run: Callable[[], None]) -> float:
-    clock = time.perf_counter()
-    run()
-    return time.perf_counter() - clock

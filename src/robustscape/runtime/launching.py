@@ -136,7 +136,7 @@ def _rank(
         _join(count, kind)
         work(*arguments)
         dist.destroy_process_group()
-    except Exception as error:
+    except Exception as error:  # whatever the work raises is raised where the ranks were started
         reasons.put((local, raised(error, f"on rank {local}")))
         sys.stdout.flush()
         sys.stderr.flush()

@@ -171,7 +171,7 @@ def _serve(connection: Connection) -> None:
                 for item in work(parcel, *task):
                     connection.send(("item", item))
                 connection.send(("end", None))
-        except Exception as error:
+        except Exception as error:  # whatever the work raises is raised where it was asked for
             connection.send(("error", raised(error, "in a process of its own")))
 
 

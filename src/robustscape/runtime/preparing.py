@@ -55,7 +55,7 @@ class Prepared(nn.Module):
             if first:
                 self.code = self.prepare(self.module, x)
             return self.code(x)
-        except Exception as error:
+        except Exception as error:  # of the compiler, or of the model, which raises it again below
             if out_of_memory(error):
                 self.shape = None if first else self.shape
                 raise

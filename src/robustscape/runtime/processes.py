@@ -40,7 +40,7 @@ def portable(error: Exception) -> Exception:
     """Return the error, or one that says the same where it cannot be sent to another process."""
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:
+    except Exception:  # of anyone's class, which pickle makes anew by its own code: that may raise anything
         return RuntimeError("\n".join((f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ()))))
     return error
 

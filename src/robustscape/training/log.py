@@ -76,17 +76,19 @@ def read_log(path: Path) -> TrainingLog:
     Raises:
         BadInput: the file is missing, or another line than the last is damaged.
     """
+    if not path.is_file():
+        raise BadInput(f"there is no training log {path}")
     try:
         lines = path.read_text().splitlines()
-    except FileNotFoundError:
-        raise BadInput(f"there is no training log {path}") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is damaged: {error}") from None
     epochs = []
     for number, text in enumerate(lines, start=1):
         try:
             plain = json.loads(text)
             tracked = {name: Tracked(**values) for name, values in plain.pop("tracked").items()}
             epochs.append(EpochLog(**plain, tracked=tracked))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
             if number == len(lines):
                 break
             raise BadInput(f"line {number} of {path} is damaged: {error}") from None

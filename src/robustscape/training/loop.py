@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from robustscape.runtime import FastView, PlainView, Runtime, fast
 from robustscape.training.averaging import average_of, update_average
 from robustscape.training.log import EpochLog, Tracked
+from robustscape.training.method import Method, method
 from robustscape.training.settings import Training
-from robustscape.training.step import Method, StepLog, method, step
+from robustscape.training.step import StepLog, step
 from robustscape.training.tracking import track
 from robustscape.types import Attack, Batch, Batches, Diverged, Images, Objective, Params, WeightPerturbation
 from robustscape.weights.space import copied, norm, select

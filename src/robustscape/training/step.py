@@ -3,71 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from robustscape.modes import InTrainMode, frozen_statistics, training
-from robustscape.runtime import FastView, Lowered, PlainView, Runtime, fast, lowered
-from robustscape.runtime.memory import Parts, Whole, checkpointed, undivided
 from robustscape.runtime.ranks import mean_over_ranks, share, world
 from robustscape.streams import Streams
-from robustscape.training.settings import Training
-from robustscape.types import Attack, Batch, Diverged, Loss, Objective, Params, WeightPerturbation
-from robustscape.weights.space import gradient, norm, shifted
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """What a step does, with the network it does it to.
-
-    Attributes:
-        model: The network that is trained, as ``objective.prepare`` gave it.
-        objective: What is minimised.
-        weights: Weight perturbation, or None.
-        settings: The training's settings.
-        lowered: The network in the runtime's precision, sharing its weights: trains.
-        view: Its fast view: is attacked.
-        parts: How many examples are worked through at once.
-        whole: Whether its forwards in train mode take a batch whole all the same: batch or running statistics.
-        checkpointing: Whether its training forwards keep few activations.
-    """
-
-    model: nn.Module
-    objective: Objective
-    weights: WeightPerturbation | None
-    settings: Training
-    lowered: nn.Module
-    view: FastView | PlainView
-    parts: Parts
-    whole: Whole
-    checkpointing: bool
-
-
-def method(
-    model: nn.Module, objective: Objective, weights: WeightPerturbation | None, settings: Training, runtime: Runtime
-) -> Method:
-    """Return the method for a network that ``objective.prepare`` gave."""
-    mine = share(settings.batch_size)
-    rows = min(mine.stop - mine.start, runtime.micro_batch or settings.batch_size)  # of all batches but the last
-    return Method(
-        model=model,
-        objective=objective,
-        weights=weights,
-        settings=settings,
-        # What is checkpointed has other forwards at every step: nothing to compile.
-        lowered=Lowered(model, runtime) if runtime.checkpointing else lowered(model, runtime, rows=rows),
-        view=fast(model, runtime, rows=rows),
-        parts=Parts(runtime.micro_batch) if runtime.micro_batch else Parts(),
-        whole=Whole(model),
-        checkpointing=runtime.checkpointing,
-    )
+from robustscape.training.batch_loss import BatchLoss, attacked, losses, rows_of
+from robustscape.training.method import Method
+from robustscape.types import Batch, Diverged, Loss, Params
+from robustscape.weights.space import norm, shifted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,101 +26,6 @@ class StepLog:
     eps: float | None
     loss: dict[str, float]
     gradient_norm: float
-
-
-class BatchLoss:
-    """The objective over one batch as a function of the weights: a ``WeightLoss``.
-
-    Forwards run in train mode, as training's own; what they do to running statistics is taken back. Of several
-    ranks each is given its share of the batch, and all get the means over the whole, the same bits.
-
-    Args:
-        how: The method.
-        batch: The examples.
-        x_adv: Their adversarial inputs.
-        attack: What makes them anew, None for nothing.
-        rng: Random numbers of that.
-        weight: How many examples this rank's means count as; None for as many as there are.
-    """
-
-    def __init__(
-        self,
-        how: Method,
-        batch: Batch,
-        x_adv: Tensor,
-        attack: Attack | None,
-        rng: Streams,
-        *,
-        weight: int | None = None,
-    ) -> None:
-        self.how = how
-        self.batch = batch
-        self.weight = len(batch) if weight is None else weight
-        self.x_adv = x_adv
-        self.attack = attack
-        self.rng = rng
-        self.refreshed = 0
-
-    def value(self) -> Tensor:
-        """Return the mean loss at the present weights, a scalar."""
-        model = self.how.model
-        with torch.no_grad(), training(model), frozen_statistics(model):
-            shares = _losses(self.how, self.batch, self.x_adv, lambda loss, share: share * loss.total)
-            return mean_over_ranks([torch.stack(list(shares)).sum()], self.weight)[0]
-
-    def gradient(self, names: Sequence[str]) -> Params:
-        """Return its gradient at the present weights."""
-        model = self.how.model
-        slopes: Params = {}
-
-        def slope_of(loss: Loss, share: float) -> Params:
-            return gradient(share * loss.total, model, names)
-
-        with training(model), frozen_statistics(model):
-            for slope in _losses(self.how, self.batch, self.x_adv, slope_of):
-                slopes = {name: slopes[name] + value if slopes else value for name, value in slope.items()}
-        return dict(zip(slopes, mean_over_ranks(list(slopes.values()), self.weight), strict=True))
-
-    def refresh(self) -> None:
-        """Attack again at the present weights."""
-        if self.attack is not None:
-            self.refreshed += 1
-            self.x_adv = attacked(self.how, self.batch, self.attack, self.rng.tag("refresh", self.refreshed))
-
-
-def attacked(how: Method, batch: Batch, attack: Attack, rng: Streams) -> Tensor:
-    """Return adversarial inputs at the present weights, in the mode that the settings ask for."""
-    n = len(batch)
-
-    def some(model: nn.Module, rows: slice) -> Tensor:
-        return attack(model, batch.x[rows], batch.y[rows], rng=rng.of(batch.index[rows]))
-
-    if how.settings.attack_mode == "eval":
-        with how.view as view:
-            return how.parts.run(lambda rows: some(view, rows), n)
-    model = InTrainMode(how.lowered, how.settings.attack_statistics)
-    with checkpointed(how.model) if how.checkpointing else nullcontext():
-        if how.whole(batch.x):
-            with undivided(n, checkpointing=how.checkpointing):
-                return some(model, slice(n))
-        return how.parts.run(lambda rows: some(model, rows), n)
-
-
-def _losses(how: Method, batch: Batch, x_adv: Tensor, work: Callable[[Loss, float], T]) -> Iterable[T]:
-    """Give what ``work`` makes of the loss of each part of a batch and of the part's share of the examples.
-
-    So much is worked through at once as fits, which a loss or graph that ``work`` lets go of frees.
-    """
-
-    def one(rows: slice) -> T:
-        part = _rows(batch, rows)
-        with checkpointed(how.model) if how.checkpointing else nullcontext():
-            return work(how.objective(how.lowered, part, x_adv[rows]), len(part) / len(batch))
-
-    if not how.whole(batch.x):
-        return how.parts.each(one, len(batch))
-    with undivided(len(batch), checkpointing=how.checkpointing):
-        return [one(slice(len(batch)))]
 
 
 def _descended(how: Method, batch: Batch, x_adv: Tensor) -> Loss:
@@ -189,7 +42,7 @@ def _descended(how: Method, batch: Batch, x_adv: Tensor) -> Loss:
         for name, part in {**loss.parts, "total": loss.total}.items():
             sums[name] = sums.get(name, 0) + share * part.detach()
 
-    for _ in _losses(how, batch, x_adv, add):
+    for _ in losses(how, batch, x_adv, add):
         pass
     for name, parameter in how.model.named_parameters():
         parameter.grad = slopes.get(name)
@@ -267,11 +120,7 @@ def _share(batch: Batch) -> tuple[Batch, int]:
     rows = share(len(batch))
     weight = rows.stop - rows.start
     rows = rows if weight else slice(0, 1)
-    return _rows(batch, rows), weight
-
-
-def _rows(batch: Batch, rows: slice) -> Batch:
-    return replace(batch, **{name: value[rows] for name, value in vars(batch).items() if value is not None})
+    return rows_of(batch, rows), weight
 
 
 def _moving(model: nn.Module) -> list[Tensor]:

@@ -16,8 +16,8 @@ from robustscape.runtime.ranks import world
 from robustscape.runtime.together import Together, alike, at_once
 from robustscape.streams import Apart, Streams, joined
 from robustscape.training.loop import Epoch, State, Step, advance, end_epoch, view_of_kept
+from robustscape.training.method import Method, method
 from robustscape.training.settings import Training
-from robustscape.training.step import Method, method
 from robustscape.types import BadInput, Batch, Batches, Diverged, Images, Objective, WeightPerturbation
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from robustscape.evaluation.subject import batches, judge, search
+from robustscape.evaluation.judging import batches, judge, search
 from robustscape.runtime import FastView, PlainView, Runtime
 from robustscape.runtime.memory import Parts
 from robustscape.runtime.ranks import sum_over_ranks, turns

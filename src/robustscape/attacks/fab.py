@@ -1,0 +1,293 @@
+"""FAB: the nearest misclassified input, looked for along linearised decision boundaries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from robustscape.attacks._common import told
+from robustscape.attacks._projections import DUAL, length, onto_hyperplane
+from robustscape.attacks.queue import Draws, Rows, State, attacked, draws
+from robustscape.attacks.threat import ThreatModel
+from robustscape.streams import Streams
+from robustscape.types import BadInput
+
+_SHORT = 1 - 1e-5  # of eps: how far moving back to the ball's surface goes, so that rounding leaves it inside
+_IGNORED = 1e-8  # entries of a gradient that pyautoattack takes for 0 under l2 and l1
+
+
+@dataclass(frozen=True, kw_only=True)
+class FAB:
+    """Fast adaptive boundary attack (Croce and Hein 2020, https://arxiv.org/abs/1907.02044, Algorithm 1).
+
+    Each iteration linearises a difference of logits d at the point x_1, with w its gradient, and moves
+
+        x_1 <- box((1 - a) (x_1 + eta delta_1) + a (x + eta delta_2)),   a = min(|delta_1| / (|delta_1| + |delta_2|),
+        alpha_max),
+
+    delta_1 and delta_2 the shortest ways, within the box, from x_1 and from the clean x to where d + <w, . - x_1> = 0.
+    From a misclassified point it goes back, x_1 <- x + beta (x_1 - x). It needs no step size, and only the ball decides
+    what counts.
+
+    One step is one forward and, in all but untargeted FAB, one backward: it tells the class of the point that the
+    last move led to and linearises there. A round takes ``steps`` + 1 of them and one more for each time that
+    it goes back: at most 2 ``steps`` + 1.
+
+    Attributes:
+        threat: Ball and box that the result stays in; the points of the search stay in the box alone.
+        steps: Iterations of one round, at least 1.
+        restarts: Independent starts for each target, at least 1: x itself, then points at half of eps from it.
+        targets: FAB-T: how many classes are gone for in turn, those of the next largest clean logits, at most all
+            others. None for untargeted FAB: every iteration goes for the nearest of all linearised boundaries, which
+            takes a backward for each other class.
+        alpha_max: Largest weight of the way from the clean input, in [0, 1].
+        eta: How far a move goes, as a multiple of the way to the boundary, at least 1.
+        beta: Where a misclassified point goes back to, as a share of its distance, in (0, 1].
+        targeted: Whether y are wanted classes: success is then to be classified so, and d is the wanted logit minus
+            the largest other one. ``targets`` is not looked at.
+        minimum: Whether to look for the nearest misclassified input within eps through all steps of all targets and
+            restarts, instead of ending at the first one. With the largest eps that is FAB as published.
+
+    Deviations:
+        From the paper and the authors' code (AutoAttack): a search for a fixed eps ends at the first misclassified
+        point within eps. Points moved back are looked at too; where the ball's surface lies in between, a point moves
+        back to it and no further. From the code alone: entries of the gradient below 1e-8 count.
+    """
+
+    threat: ThreatModel = field(default_factory=ThreatModel)
+    steps: int = 100
+    restarts: int = 1
+    targets: int | None = 9
+    alpha_max: float = 0.1
+    eta: float = 1.05
+    beta: float = 0.9
+    targeted: bool = False
+    minimum: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be meant."""
+        if self.steps < 1 or self.restarts < 1:
+            raise BadInput(f"FAB needs at least 1 step and 1 restart, not {self.steps} and {self.restarts}")
+        if self.targets is not None and self.targets < 1:
+            raise BadInput(f"targets={self.targets} leaves FAB no class to go for; did you mean None, all at once?")
+        if not 0 <= self.alpha_max <= 1:
+            raise BadInput(f"alpha_max={self.alpha_max:g} is outside [0, 1]: it is a weight; the paper's is 0.1")
+        if not self.eta >= 1:
+            raise BadInput(f"eta={self.eta:g} stops short of the boundary; did you mean {2 - self.eta:g}?")
+        if not 0 < self.beta <= 1:
+            raise BadInput(f"beta={self.beta:g} is outside (0, 1]: it is a share of the distance; the paper's is 0.9")
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, rng: Streams | None = None, eps: Tensor | None = None
+    ) -> Tensor:
+        """Return adversarial inputs.
+
+        Args:
+            model: Pixels in [0, 1] to logits; run in eval mode, left without a trace.
+            x: (N, C, H, W), float32 or float64 in [0, 1].
+            y: (N,) labels; the wanted classes where ``targeted``.
+            rng: Random numbers of the restarts; by default seed 0, examples numbered in order.
+            eps: Radius of each example, (N,), in pixel units; by default the threat model's.
+
+        Returns:
+            x_adv, (N, C, H, W), of x's dtype: a misclassified input within eps, with ``minimum`` the nearest that was
+            found; where none was found, the point within eps that came nearest to being one.
+
+        Raises:
+            BadInput: half-precision inputs, labels, radii or models that do not fit.
+            Diverged: the model gave NaN.
+        """
+        return attacked(self, model, x, y, rng, eps, targeted=self.targeted)
+
+    def at(self, eps: float) -> FAB:
+        """Return the same attack at another eps."""
+        return replace(self, threat=replace(self.threat, eps=eps))
+
+    def describe(self) -> str:
+        """Return the attack in words, for captions: "FAB-100 (linf 8/255, 9 targets, 1 restart)"."""
+        aim = "targeted" if self.targeted else "untargeted"
+        if self.targets is not None and not self.targeted:
+            aim = f"{self.targets} target" + "s" * (self.targets > 1)
+        restarts = f"{self.restarts} restart" + "s" * (self.restarts > 1)
+        return f"FAB-{self.steps} ({told(self.threat)}, {aim}, {restarts}{', least norm' * self.minimum})"
+
+    def rounds(self, classes: int) -> int:
+        """Return how many targets times restarts there are; 1 with ``minimum``, where one state goes through all.
+
+        Raises:
+            BadInput: fewer than two classes.
+        """
+        if classes < 2:
+            raise BadInput(f"FAB needs a model of at least 2 outputs, not {classes}: there is no other class to go for")
+        return 1 if self.minimum else self.restarts * self._columns(classes)
+
+    def _columns(self, classes: int) -> int:
+        return 1 if self.targeted or self.targets is None else min(self.targets, classes - 1)
+
+    def begin(self, rows: Rows, rng: Draws) -> State:
+        """Return the state of examples before their first step.
+
+        Beyond what every state has: ``at`` (N, C, H, W), where it is; ``fresh``, whether a move begins there whatever
+        its class; ``moves``, iterations so far; ``part``, which target and restart; ``ranked`` (N, targets), the
+        classes to go for; ``least``, norm of the nearest success so far.
+
+        Raises:
+            BadInput: ``minimum`` in reference mode, which has no such thing.
+        """
+        if self.minimum and isinstance(rng, torch.Generator):
+            raise BadInput("the reference has no FAB with minimum=True; give streams, or minimum=False")
+        zero, no = torch.zeros_like(rows.y), torch.zeros_like(rows.y, dtype=torch.bool)
+        far = torch.full_like(rows.eps, torch.inf)
+        others = rows.logits.scatter(1, rows.y[:, None], torch.inf).argsort(dim=1, descending=True, stable=True)[:, 1:]
+        state = {
+            "x": rows.x, "y": rows.y, "eps": rows.eps, "index": rows.index, "round": rows.round, "step": zero,
+            "x_adv": rows.x, "wrong": no, "score": -far, "over": no, "finite": ~no, "dull": no,
+            "fresh": ~no, "moves": zero, "part": zero if self.minimum else rows.round, "least": far,
+            "ranked": others[:, : self._columns(rows.logits.shape[1])],
+        }  # fmt: skip
+        return state | {"at": self._start(state, rng)}
+
+    def _start(self, state: State, rng: Draws) -> Tensor:
+        """Return where a part begins, (N, C, H, W): at x, in restarts at half a radius from it."""
+        x, again = state["x"], state["part"] % self.restarts > 0
+        if self.restarts == 1:
+            return x
+        if isinstance(rng, torch.Generator):
+            if not bool(again.any()):
+                return x
+            draw = torch.rand if self.threat.norm == "linf" else torch.randn
+            noise = draw(x.shape, generator=rng).to(x)
+            noise = 2 * noise - 1 if self.threat.norm == "linf" else noise
+        else:
+            streams = draws(rng, state).tag("start").then(state["part"])
+            shape = tuple(x.shape[1:])
+            if self.threat.norm == "linf":
+                noise = streams.uniform(*shape, low=-1, high=1, dtype=x.dtype)
+            else:
+                noise = streams.normal(*shape, dtype=x.dtype)
+        radius = torch.minimum(state["least"], state["eps"])
+        moved = x + _wide(radius, x) * noise / _wide(length(noise, self.threat.norm), x) * 0.5
+        return torch.where(_wide(again, x), moved.clamp(0, 1), x)
+
+    def step(self, model: nn.Module, state: State, rng: Draws) -> State:
+        """Return the state after a step: look at the point, then move on, or back where it is misclassified."""
+        reference = isinstance(rng, torch.Generator)
+        logits, gap, slope = self._tangent(model, state)
+        fooled, margin = self._judged(logits, state["y"])
+        size = length(state["at"] - state["x"], self.threat.norm)
+        state = state | self._noted(state, fooled, margin, size, reference=reference)
+        state = state | _health(state, logits, slope)
+        if reference and self.threat.norm != "linf":
+            slope = torch.where(slope.abs() < _IGNORED, 0, slope)
+        onward, ended = state["fresh"] | ~fooled, state["moves"] >= self.steps
+        back = self._back(state, size, surface=not reference)
+        at = torch.where(_wide(onward, back), self._moved(state, gap, slope), back)
+        moves = state["moves"] + onward
+        state = state | {"step": state["step"] + 1, "at": at, "moves": moves, "fresh": ~onward}
+        return self._ended(state, ended, rng)
+
+    def _tangent(self, model: nn.Module, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the logits (N, K), the difference to bring to 0 (N,), and its gradient (N, C, H, W)."""
+        with torch.enable_grad():
+            at = state["at"].detach().requires_grad_()
+            logits = model(at).to(at.dtype)
+            pairs = self._pairs(logits.detach(), state)
+            gap = slope = distance = None
+            for number, (up, down) in enumerate(pairs, start=1):
+                d = (logits.gather(1, up[:, None]) - logits.gather(1, down[:, None])).squeeze(1)
+                (w,) = torch.autograd.grad(d.sum(), at, retain_graph=number < len(pairs))
+                d = d.detach()
+                if len(pairs) == 1:
+                    return logits.detach(), d, w
+                far = d.abs() / (length(w, DUAL[self.threat.norm]) + 1e-12)
+                if gap is None or slope is None or distance is None:
+                    gap, slope, distance = d, w, far
+                    continue
+                nearer = far < distance
+                gap, distance = torch.where(nearer, d, gap), torch.where(nearer, far, distance)
+                slope = torch.where(_wide(nearer, w), w, slope)
+        assert gap is not None and slope is not None
+        return logits.detach(), gap, slope
+
+    def _pairs(self, logits: Tensor, state: State) -> list[tuple[Tensor, Tensor]]:
+        """Return the classes (N,) whose logit is to rise above that of the other ones (N,), one pair or several."""
+        y = state["y"]
+        if self.targeted:
+            return [(y, logits.scatter(1, y[:, None], -torch.inf).argmax(dim=1))]
+        if self.targets is None:
+            return [(other + (y <= other), y) for other in range(logits.shape[1] - 1)]
+        return [(state["ranked"].gather(1, (state["part"] // self.restarts)[:, None]).squeeze(1), y)]
+
+    def _judged(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which points are successes, and how far their logits are on that side."""
+        own = logits.gather(1, y[:, None])
+        margin = (logits.scatter(1, y[:, None], -torch.inf).amax(dim=1, keepdim=True) - own).squeeze(1)
+        there = logits.argmax(dim=1) == y
+        return (there, -margin) if self.targeted else (~there, margin)
+
+    def _noted(self, state: State, fooled: Tensor, margin: Tensor, size: Tensor, *, reference: bool) -> State:
+        """Return what is now known of the best point; nothing changes once the search has ended."""
+        going, inside = ~(state["wrong"] | state["over"]), size <= state["eps"]
+        found = going & fooled & (~state["fresh"] if reference else inside)
+        if reference or self.minimum:
+            found = found & (size < state["least"])
+        better = found | (going & ~fooled & inside & (margin > state["score"]))
+        return {
+            "x_adv": torch.where(_wide(better, state["x"]), state["at"], state["x_adv"]),
+            "score": torch.where(better, margin, state["score"]),
+            "least": torch.where(found, size, state["least"]),
+            "wrong": state["wrong"] if reference or self.minimum else state["wrong"] | found,
+        }
+
+    def _moved(self, state: State, gap: Tensor, slope: Tensor) -> Tensor:
+        """Return where an iteration leads to, (N, C, H, W)."""
+        norm, w = self.threat.norm, slope.flatten(1)
+        here, clean = state["at"].flatten(1), state["x"].flatten(1)
+        delta_1 = onto_hyperplane(here, w, gap, norm)
+        delta_2 = onto_hyperplane(clean, w, gap + (w * (clean - here)).sum(dim=1), norm)
+        far_1, far_2 = length(delta_1, norm).clamp(min=1e-8), length(delta_2, norm).clamp(min=1e-8)
+        a = (far_1 / (far_1 + far_2)).clamp(max=self.alpha_max)[:, None]
+        moved = (here + self.eta * delta_1) * (1 - a) + (clean + self.eta * delta_2) * a
+        return moved.clamp(0, 1).view_as(slope)
+
+    def _back(self, state: State, size: Tensor, *, surface: bool) -> Tensor:
+        """Return where a misclassified point goes back to, no further than to the ball's surface where that counts."""
+        x, delta, eps = state["x"], state["at"] - state["x"], state["eps"]
+        back = x + delta * self.beta
+        if not surface:
+            return back
+        reach, between = _wide(_SHORT * eps, x), _wide((size > eps) & (self.beta * size < eps), x)
+        if self.threat.norm == "linf":  # pixels at their ends stay there
+            return torch.where(between, x + delta.clamp(-reach, reach), back)
+        return torch.where(between, x + delta * (reach / _wide(size, x)), back)
+
+    def _ended(self, state: State, ended: Tensor, rng: Draws) -> State:
+        """Return the state with the rounds that have ended over, or, with ``minimum``, at their next part."""
+        if not self.minimum:
+            over = state["over"] | ended
+            if not isinstance(rng, torch.Generator):
+                return state | {"over": over}
+            wrong = over & (state["least"] <= state["eps"])
+            x_adv = torch.where(_wide(wrong | ~over, state["x"]), state["x_adv"], state["x"])
+            return state | {"over": over, "wrong": wrong, "x_adv": x_adv}
+        state = state | {"part": state["part"] + ended, "moves": state["moves"].masked_fill(ended, 0)}
+        over = state["over"] | (state["part"] >= self.restarts * state["ranked"].shape[1])
+        state = state | {"part": state["part"].masked_fill(over, 0), "over": over, "fresh": state["fresh"] | ended}
+        at = torch.where(_wide(ended, state["x"]), self._start(state, rng), state["at"])
+        return state | {"at": at, "wrong": state["wrong"] | (over & torch.isfinite(state["least"]))}
+
+
+def _wide(values: Tensor, like: Tensor) -> Tensor:
+    """Give (N,) values the trailing dimensions that broadcast over images."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def _health(state: State, logits: Tensor, slope: Tensor) -> State:
+    """Return whether all was finite so far, and whether a gradient vanished or two logits were tied."""
+    top, going = slope.flatten(1).abs().amax(dim=1), ~state["over"]
+    leading = logits.topk(2, dim=1).values
+    finite = torch.isfinite(logits).all(dim=1) & torch.isfinite(top)
+    dull = (top == 0) | (leading[:, 0] == leading[:, 1])
+    return {"finite": state["finite"] & (finite | ~going), "dull": state["dull"] | (dull & going)}

@@ -1,0 +1,53 @@
+"""An attack run as the reference implementation of AutoAttack runs it, so that the two can be compared bit for bit."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robustscape.attacks._common import check, check_labels
+from robustscape.attacks.queue import Rows, Walk, radii
+from robustscape.modes import evaluating
+
+
+def reference(attack: Walk, model: nn.Module, x: Tensor, y: Tensor, *, seed: int) -> Tensor:
+    """Return what pyautoattack 0.2.0 returns for one attack and one batch with this seed.
+
+    One generator draws for the whole batch, on the CPU; nothing leaves the batch within a round; the next round is
+    for those that are left. Slow, and what an example gets depends on the company it is in: for comparisons only.
+
+    Args:
+        attack: An untargeted search (that picks targets by itself or not).
+        model: Pixels in [0, 1] to logits; run in eval mode.
+        x: (N, C, H, W), clean inputs in [0, 1].
+        y: (N,), labels, int64.
+        seed: Of the generator, as AutoAttack seeds it before every attack on every batch.
+
+    Returns:
+        x_adv, (N, C, H, W): the successes; x where the search failed or the model is wrong from the start.
+
+    Raises:
+        BadInput: half-precision inputs, soft labels, labels that do not fit.
+        Diverged: logits that are not finite for clean inputs.
+    """
+    check(x, y)
+    generator, eps = torch.Generator().manual_seed(seed), radii(attack.threat, x, None)
+    x_adv = x.clone()
+    with evaluating(model), torch.no_grad():
+        logits = model(x)
+        check_labels(logits, y)
+        left = (logits.argmax(dim=1) == y).nonzero().flatten()
+        for number in range(attack.rounds(logits.shape[1])):
+            if not len(left):
+                break
+            part = x[left]
+            rows = Rows(
+                x=part, y=y[left], eps=eps[left], index=left, logits=model(part), round=torch.full_like(left, number)
+            )
+            state = attack.begin(rows, generator)
+            while not bool(state["over"].all()):
+                state = attack.step(model, state, generator)
+            wrong = state["wrong"]
+            x_adv[left[wrong]] = state["x_adv"][wrong]
+            left = left[~wrong]
+    return x_adv

@@ -1,0 +1,241 @@
+"""Square: random search by windows of constant or bump-shaped changes, which needs no gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustscape.attacks._common import told
+from robustscape.attacks._squares import TINY, Plan, gathered, gathered_as_code, masks, placed, plan, tiled, tiling
+from robustscape.attacks.queue import Draws, Rows, State, attacked, draws
+from robustscape.attacks.threat import ThreatModel
+from robustscape.streams import Streams
+from robustscape.types import BadInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square:
+    """Square attack (Andriushchenko 2020, https://arxiv.org/abs/1912.00049, algorithms 1 to 3; L1: Croce 2021).
+
+    Every step changes one square window of the best input so far and keeps the change where the margin, the right
+    logit minus the largest other one, falls. One forward a query, no backward, in eval mode.
+
+    Attributes:
+        threat: Ball and box that the inputs stay in; linf, l2 or l1.
+        queries: Forwards of an example in one restart, the one of the start among them, at least 1.
+        p: Share of the pixels in the first windows, in (0, 1]; halved again and again.
+        restarts: Independent starts, at least 1.
+        rescale: Whether the schedule of p, made for 10,000 queries, is compressed to ``queries``; AutoAttack does
+            not.
+        targeted: Whether y are the wanted classes. The cross-entropy to them is then lowered, as in the paper.
+
+    Deviations:
+        From the paper: none known; a window that changes nothing is not drawn again. From AutoAttack's code: each
+        example has windows, bumps and signs of its own, where the code shares one window and bump between all
+        examples of a batch; windows reach the last row and column, which the code never moves unless the
+        window spans the image; the start counts as a query; the bumps of the start fill images of any size, from
+        min(H, W) // 5 pixels each. With a generator (see ``attacks.reference``) all of these are as in the code.
+    """
+
+    threat: ThreatModel = field(default_factory=ThreatModel)
+    queries: int = 5000
+    p: float = 0.8
+    restarts: int = 1
+    rescale: bool = False
+    targeted: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be meant."""
+        if self.queries < 1 or self.restarts < 1:
+            raise BadInput(f"Square needs at least 1 query and 1 restart, not {self.queries} and {self.restarts}")
+        if not 0 < self.p <= 1:
+            meant = f"; did you mean {self.p / 100:g}?" if 1 < self.p <= 100 else ""
+            raise BadInput(f"p={self.p:g} is the share of the pixels in a window, in (0, 1]{meant}")
+
+    def at(self, eps: float) -> Square:
+        """Return the same attack at another eps."""
+        return replace(self, threat=replace(self.threat, eps=eps))
+
+    def describe(self) -> str:
+        """Return the attack in words, for captions: "Square (linf 8/255, 5000 queries, 1 restart)"."""
+        restarts = f"{self.restarts} restart" + "s" * (self.restarts > 1)
+        aim = ", targeted" * self.targeted
+        return f"Square ({told(self.threat)}, {self.queries} queries, {restarts}{aim})"
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, rng: Streams | None = None, eps: Tensor | None = None
+    ) -> Tensor:
+        """Return adversarial inputs.
+
+        Args:
+            model: Pixels in [0, 1] to logits; run in eval mode, left without a trace.
+            x: (N, C, H, W), float32 or float64 in [0, 1].
+            y: (N,) labels, int64; the wanted classes of a targeted attack.
+            rng: Random numbers; by default seed 0, examples numbered in order.
+            eps: Radius of each example, (N,); by default the threat model's own.
+
+        Returns:
+            x_adv, (N, C, H, W), of x's dtype: the first success, else the input of least loss that was met.
+
+        Raises:
+            BadInput: half-precision inputs, inputs that are no images, soft labels, labels or radii that do not fit.
+            Diverged: the model gave NaN.
+        """
+        return attacked(self, model, x, y, rng, eps, targeted=self.targeted)
+
+    def rounds(self, classes: int) -> int:
+        """Return the number of restarts."""
+        return self.restarts
+
+    def begin(self, rows: Rows, rng: Draws) -> State:
+        """Return the state before the first query: stripes under linf, tiles of bumps under l2 and l1.
+
+        Raises:
+            BadInput: inputs that are no images.
+        """
+        x = rows.x
+        if x.ndim != 4:
+            raise BadInput(f"Square needs images (N, C, H, W), not inputs of shape {tuple(x.shape)}")
+        no = torch.zeros(len(rows), dtype=torch.bool, device=x.device)
+        least = torch.full_like(rows.eps, torch.inf)
+        stream = draws(rng, rows).index if isinstance(rng, Streams) else rows.index
+        assert stream is not None, "streams of examples have an index"
+        return {
+            "x": x, "y": rows.y, "eps": rows.eps, "index": rows.index, "round": rows.round, "stream": stream,
+            "step": torch.zeros_like(rows.round), "x_adv": x, "here": self._start(rows, stream, rng),
+            "wrong": no, "over": no, "finite": ~no, "dull": no, "score": -least, "margin": least,
+        }  # fmt: skip
+
+    def step(self, model: nn.Module, state: State, rng: Draws) -> State:
+        """Return the state after a query: the change is judged, and the next one proposed."""
+        with torch.no_grad():
+            state = self._judged(model, state, as_reference=isinstance(rng, torch.Generator))
+            if isinstance(rng, torch.Generator) and bool(state["over"].all()):
+                return state
+            return state | {"here": self._proposed(state, rng)}
+
+    def _judged(self, model: nn.Module, state: State, *, as_reference: bool) -> State:
+        """Look at the model once; keep the proposals that lower the loss or succeed."""
+        y, here = state["y"], state["here"]
+        logits = model(here).to(here.dtype)
+        others = logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
+        margin = logits.gather(1, y[:, None])[:, 0] - others
+        margin = -margin if self.targeted else margin
+        loss = F.cross_entropy(logits, y, reduction="none") if self.targeted else margin
+        live = state["margin"] > 0 if as_reference else ~state["wrong"]
+        kept = live & ((-loss > state["score"]) | (margin <= 0))
+        step, best = state["step"] + 1, torch.where(kept, margin, state["margin"])
+        ended = (step > self.queries) | (best <= 0) if as_reference else (step >= self.queries) | (state["eps"] == 0)
+        found = (logits.argmax(dim=1) == y) == self.targeted
+        return state | {
+            "step": step,
+            "x_adv": torch.where(kept.view(-1, 1, 1, 1), here, state["x_adv"]),
+            "wrong": state["wrong"] | (kept & found),
+            "score": torch.where(kept, -loss, state["score"]),
+            "margin": best,
+            "over": ended,
+            "finite": state["finite"] & torch.isfinite(loss),
+            "dull": state["dull"] | (margin == 0),
+        }
+
+    def _plan(self, x: Tensor) -> Plan:
+        return plan(
+            height=x.shape[2], width=x.shape[3], norm=self.threat.norm, p=self.p,
+            rescaled_to=self.queries if self.rescale else None, dtype=x.dtype, device=x.device,
+        )  # fmt: skip
+
+    def _start(self, rows: Rows, stream: Tensor, rng: Draws) -> Tensor:
+        """Return where the search begins, (N, C, H, W)."""
+        x, (channels, height, width) = rows.x, rows.x.shape[1:]
+        if self.threat.norm == "linf":
+            if isinstance(rng, Streams):
+                sign = rng.of(stream).tag("stripes").sign(channels, 1, width, dtype=x.dtype)
+            else:
+                sign = _signs(rng, x, len(x), channels, 1, width)
+            return torch.clamp(x + rows.eps.view(-1, 1, 1, 1) * sign, 0, 1)
+        side, down, across = tiling(height, width)
+        if isinstance(rng, Streams):
+            sign = rng.of(stream).tag("tiles").sign(channels, down, across, dtype=x.dtype)
+            flip = rng.of(stream).tag("flips").bits(down, across) < 0
+        else:
+            tiles = [(_flip(rng), _signs(rng, x, len(x), channels)) for _ in range(down * across)]
+            flip = torch.tensor([one for one, _ in tiles], device=x.device).view(1, down, across)
+            sign = torch.stack([one for _, one in tiles], dim=2).view(-1, channels, down, across)
+        delta = tiled(side, sign, flip, height, width, self.threat.norm)
+        return self._inside(delta, x, rows.eps, as_reference=isinstance(rng, torch.Generator))
+
+    def _inside(self, delta: Tensor, x: Tensor, eps: Tensor, *, as_reference: bool) -> Tensor:
+        """Return x changed by delta: at length eps under l2, at most eps under l1, cut at the box."""
+        if self.threat.norm == "l1":
+            return self.threat.project(x + delta, x, eps * (1 - 1e-6))
+        eps = eps.view(-1, 1, 1, 1)
+        if as_reference:
+            length = (delta**2).flatten(1).sum(dim=1).sqrt().view(-1, 1, 1, 1)
+            return (x + delta / (length + TINY) * eps).clamp_(0, 1)
+        length = torch.linalg.vector_norm(delta, dim=(1, 2, 3), keepdim=True)
+        return torch.addcmul(x, delta, eps / (length + TINY)).clamp_(0, 1)
+
+    def _proposed(self, state: State, rng: Draws) -> Tensor:
+        """Return the best inputs so far with one window changed, (N, C, H, W)."""
+        x, x_best, eps = state["x"], state["x_adv"], state["eps"].view(-1, 1, 1, 1)
+        height, width = x.shape[2:]
+        made, as_reference = self._plan(x), isinstance(rng, torch.Generator)
+        level = torch.bucketize(state["step"] - 1, made.after)
+        side = made.sides[level]
+        if isinstance(rng, torch.Generator):
+            corner, flip, sign = self._drawn_as_code(state, rng, made.places[level] - 1)
+        else:
+            corner, flip, sign = _drawn(rng.of(state["stream"] + state["step"]), made.places[level], x)
+        first = masks(corner[:, 0], side, height, width)
+        if self.threat.norm == "linf":
+            if as_reference:  # the same but for the rounding of x - eps
+                moved = self.threat.project(x_best + 2 * eps * sign, x, state["eps"])
+            else:
+                moved = torch.addcmul(x, sign, eps).clamp_(0, 1)
+            return torch.where(first, moved, x_best)
+        second = masks(corner[:, 1], side, height, width)
+        bumps = placed(made.bumps, level + len(made.sides) * flip, corner[:, 0], height, width)
+        gather = gathered_as_code if as_reference else gathered
+        delta = gather(x_best - x, eps, bumps, sign, first, second, self.threat.norm)
+        return self._inside(delta, x, state["eps"], as_reference=as_reference)
+
+    def _drawn_as_code(self, state: State, generator: torch.Generator, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what ``_drawn`` returns as the code draws it, from as many ``places`` less one."""
+        x, linf = state["x"], self.threat.norm == "linf"
+        count, channels = x.shape[:2]
+        u = torch.stack([torch.rand(1, generator=generator) for _ in range(2 if linf else 4)], dim=1)
+        corner = (u.view(1, -1, 2).to(x.device) * places[:, None]).long()
+        if linf:
+            sign = _signs(generator, x, channels, 1, 1).expand(count, -1, 1, 1)
+            return corner, torch.zeros_like(state["over"]), sign
+        flip = torch.full_like(state["over"], _flip(generator))
+        sign = x.new_ones(count, channels, 1, 1)
+        left = state["margin"] > 0  # signs are drawn for the examples that are left
+        sign[left] = _signs(generator, x, int(left.sum()), channels, 1, 1)
+        return corner, flip, sign
+
+
+def _drawn(rng: Streams, places: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return corners of two windows, (N, 2, 2), whether the bump is transposed, (N,), and signs, (N, C, 1, 1).
+
+    Args:
+        rng: Of these examples and this step.
+        places: (N, 2), at how many rows and columns a window fits.
+        x: (N, C, H, W).
+    """
+    bits = rng.tag("window").bits(5 + x.shape[1])
+    corner = ((bits[:, :4].view(-1, 2, 2) >> 32 & 0xFFFFFFFF) * places[:, None]) >> 32
+    return corner, bits[:, 4] < 0, (bits[:, 5:] >> 63 | 1)[..., None, None].to(x.dtype)
+
+
+def _signs(generator: torch.Generator, x: Tensor, *shape: int) -> Tensor:
+    """Return random signs as the code draws them, of x's dtype."""
+    return (2 * torch.rand(shape, generator=generator) - 1).sign().to(x)
+
+
+def _flip(generator: torch.Generator) -> bool:
+    """Return whether the code would transpose a bump."""
+    return bool(torch.rand(1, generator=generator) > 0.5)

@@ -1,0 +1,99 @@
+"""What augmentation adds to a step of adversarial training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from robustscape.benches.harness import BESIDE, QUICK, Rounds, Side, at_least_one, made, timed
+from robustscape.benches.problem import TINY, Problem, attack_of
+from robustscape.benches.result import BenchResult, spread
+from robustscape.benches.train import Trainer
+from robustscape.data.augment import Chain, CropFlip
+from robustscape.data.erase import Cutout, Erase
+from robustscape.data.warp import CropResize, Rotate
+from robustscape.results import stopwatch
+from robustscape.streams import Streams
+from robustscape.types import Batch
+
+_STEP = "AT step"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentBench:
+    """Seconds that each kind of augmentation takes for a batch, over those of a step of adversarial training.
+
+    Attributes:
+        problem: Network, batch and machine.
+        steps: Steps of the inner PGD.
+        eps: Its radius, in pixel units.
+        batches: Batches that are augmented in a turn; training takes one step.
+        rounds: How often.
+    """
+
+    name: ClassVar[str] = "augment"
+
+    problem: Problem = field(default_factory=Problem, metadata=BESIDE)
+    steps: int = 10
+    eps: float = 8 / 255
+    batches: int = 10
+    rounds: Rounds = field(default_factory=Rounds, metadata=BESIDE)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        at_least_one(self, "steps", "batches")
+        attack_of(self.eps, self.steps)
+
+    def quick(self) -> AugmentBench:
+        """Return the same bench on something tiny."""
+        return replace(self, problem=TINY, steps=2, batches=1, rounds=QUICK)
+
+    def running(self) -> Generator[tuple[int, int], None, BenchResult]:
+        """Run it, yielding (done, total); returns the result."""
+        problem, took = self.problem, stopwatch()
+        batch = problem.examples()
+        sides: dict[str, Side] = {_STEP: Trainer(problem, steps=self.steps, eps=self.eps).step}
+        sides |= {name: self._side(kind, batch) for name, kind in kinds().items()}
+        seconds = yield from timed(sides, self.rounds, problem.runtime)
+        return made(
+            self.name,
+            f"{problem.words()}, AT with {attack_of(self.eps, self.steps).describe()}",
+            unit="examples",
+            seconds=seconds,
+            costs={
+                f"{name} / {_STEP}": spread([one / step for one, step in zip(turns, seconds[_STEP], strict=True)])
+                for name, turns in seconds.items()
+                if name != _STEP
+            },
+            rounds=self.rounds,
+            runtime=problem.runtime,
+            component=self,
+            took=took(),
+        )
+
+    def _side(self, augment: Callable[[Tensor, Streams], Tensor], batch: Batch) -> Side:
+        """Return a side that augments the batch several times, each with random numbers of its own."""
+
+        def side() -> float:
+            for number in range(self.batches):
+                augment(batch.x, Streams(0, ("augment", number), batch.index))
+            return self.batches * len(batch)
+
+        return side
+
+
+def kinds() -> Mapping[str, Callable[[Tensor, Streams], Tensor]]:
+    """Return every kind of augmentation, by what the result calls it."""
+    return {
+        "crop and flip": CropFlip(),
+        "crop and flip, reflected": CropFlip(mode="reflect"),
+        "rotation": Rotate(),
+        "rotation, bilinear": Rotate(mode="bilinear"),
+        "crop and resize": CropResize(),
+        "cutout": Cutout(),
+        "random erasing": Erase(),
+        "crop, flip and rotation": Chain(second=Rotate()),
+    }

@@ -1,0 +1,233 @@
+"""One attack on many examples of a subject: searched on the fast view, counted only where the model itself agrees."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from robustscape import modes
+from robustscape.attacks.queue import Rows, Settled, Walk, joined, queued, radii
+from robustscape.evaluation.judging import batches, inside, judge, predicted, search
+from robustscape.results import stopwatch
+from robustscape.runtime.memory import Parts, out_of_memory
+from robustscape.streams import Streams
+from robustscape.types import Attack, BadInput, Subject
+
+
+class Counted(nn.Module):
+    """The model, counting the examples that pass through it forwards and backwards, those that fill a batch too."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.forwards = 0
+        self.backwards = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the model's logits."""
+        logits = self.model(x)
+        self.forwards += len(x)
+        if logits.requires_grad:
+            logits.register_hook(self._back)
+        return logits
+
+    def _back(self, slope: Tensor) -> None:
+        self.backwards += len(slope)
+
+
+@dataclass(kw_only=True, eq=False)
+class Tally:
+    """What an attack came to, (n,) each, so far.
+
+    Attributes:
+        settled: Whether the search has ended.
+        wrong: Whether an input inside the threat model was found that the model itself misclassifies.
+        loss: Cross-entropy of what was found, nats; -inf where nothing was.
+        steps: Steps taken, where the attack says; else 0.
+        dull: Whether a gradient vanished or logits were tied in the search.
+        doubt: Whether the search claimed a success that the model did not confirm.
+        x_adv: (n, C, H, W), what was found; None where it is not kept.
+        unconfirmed: Successes of the search that the model did not confirm.
+        again: Examples that were searched a second time on the model itself.
+        forwards: Examples that went through the network, those that fill a batch too.
+        backwards: The same for the gradients.
+        seconds: Wall-clock seconds.
+    """
+
+    settled: Tensor
+    wrong: Tensor
+    loss: Tensor
+    steps: Tensor
+    dull: Tensor
+    doubt: Tensor
+    x_adv: Tensor | None
+    unconfirmed: int = 0
+    again: int = 0
+    forwards: int = 0
+    backwards: int = 0
+    seconds: float = 0.0
+
+
+def tally(subject: Subject, *, keep: bool) -> Tally:
+    """Return an empty tally for all of the subject's examples; ``keep`` for one that holds what is found."""
+    no = torch.zeros(len(subject.x), dtype=torch.bool, device=subject.x.device)
+    return Tally(
+        settled=no,
+        wrong=no.clone(),
+        loss=torch.full_like(no, -torch.inf, dtype=subject.x.dtype),
+        steps=no.long(),
+        dull=no.clone(),
+        doubt=no.clone(),
+        x_adv=subject.x.clone() if keep else None,
+    )
+
+
+def searching(
+    subject: Subject, attack: Attack, rows: Tensor, logits: Tensor, found: Tally, *tags: str | int
+) -> Generator[int, None, None]:
+    """Search the given examples and note in ``found`` what comes of it; yields how many are settled.
+
+    The search runs on the fast view. A success counts once the model itself, in its own precision, misclassifies
+    exactly the input found and that input lies in ball and box; where it does not, a search made of steps goes on.
+    Examples that survive though a success was claimed, or though gradients vanished or logits were tied in lower
+    precision, are searched once more on the model itself.
+
+    Args:
+        subject: What is looked at.
+        attack: The search.
+        rows: (M,), int64, which examples; those that are settled already are passed over.
+        logits: (n, K), of all clean inputs.
+        found: Is filled in.
+        *tags: Purpose of the random numbers.
+
+    Raises:
+        Diverged: a loss or a gradient is not finite.
+    """
+    took, before = stopwatch(), found.seconds
+    left = rows[~found.settled[rows]]
+    with subject.view as view, modes.evaluating(view):
+        for _ in _once(subject, view, attack, left, logits, found, *tags):
+            found.seconds = before + took()
+            yield int(found.settled[rows].sum())
+    low = subject.x.dtype != torch.float64 and subject.runtime.dtype() != torch.float32
+    doubtful = rows[((found.doubt | (found.dull & low)) & ~found.wrong)[rows]]
+    if len(doubtful):
+        found.again += len(doubtful)
+        found.settled[doubtful] = False
+        with modes.evaluating(subject.model):
+            for _ in _once(subject, subject.model, attack, doubtful, logits, found, *tags, "again"):
+                found.seconds = before + took()
+                yield int(found.settled[rows].sum())
+    found.seconds = before + took()
+
+
+def _once(
+    subject: Subject, searched: nn.Module, attack: Attack, rows: Tensor, logits: Tensor, found: Tally, *tags: str | int
+) -> Generator[None, None, None]:
+    counted = Counted(searched)
+    width = min(subject.batch, (subject.parts or Parts()).size, max(len(subject.x), 1))
+    while len(rows):
+        try:
+            made = (
+                _queue(subject, counted, attack, rows, logits, found, width, *tags)
+                if _walks(attack)
+                else _batches(subject, counted, attack, rows, found, *tags)
+            )
+            for _ in made:
+                found.forwards += counted.forwards
+                found.backwards += counted.backwards
+                counted.forwards = counted.backwards = 0
+                yield
+            return
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            if width == 1:
+                raise BadInput("out of memory for a single example; did you mean a smaller network?") from error
+        width = -(-width // 2)
+        rows = rows[~found.settled[rows]]
+
+
+def _walks(attack: Attack) -> TypeGuard[Walk]:
+    """Return whether a search goes through the queue: one that ends with a success, not with the largest loss."""
+    return isinstance(attack, Walk) and getattr(attack, "result", "misclassified") == "misclassified"
+
+
+def _queue(
+    subject: Subject,
+    model: nn.Module,
+    attack: Walk,
+    rows: Tensor,
+    logits: Tensor,
+    found: Tally,
+    width: int,
+    *tags: str | int,
+) -> Generator[None, None, None]:
+    """Search in steps: examples leave once the model confirms that they are fooled."""
+    x = subject.x[rows]
+    some = Rows(
+        x=x,
+        y=subject.y[rows],
+        eps=radii(attack.threat, x, None),
+        index=subject.index[rows],
+        logits=logits[rows],
+        round=torch.zeros_like(rows),
+    )
+    losses = torch.full_like(x.flatten(1)[:, 0], -torch.inf)
+
+    def judged(x_adv: Tensor, which: Tensor) -> Tensor:
+        loss, wrong = judge(subject.model, x_adv, some.y[which], parts=subject.parts)
+        allowed = inside(attack.threat, x_adv, x[which])
+        losses[which] = torch.maximum(losses[which], loss.masked_fill(~allowed, -torch.inf))
+        return wrong & allowed
+
+    def confirm(x_adv: Tensor, which: Tensor) -> Tensor:
+        wrong = judged(x_adv, which)
+        found.unconfirmed += int((~wrong).sum())
+        found.doubt[rows[which]] |= ~wrong
+        return wrong
+
+    def note(ended: Settled, wrong: Tensor) -> None:
+        here = rows[ended.rows]
+        found.wrong[here] |= wrong
+        found.loss[here] = torch.maximum(found.loss[here], losses[ended.rows])
+        found.steps[here] += ended.steps
+        found.dull[here] |= ended.dull
+        found.settled[here] = True
+        if found.x_adv is not None:
+            found.x_adv[here] = ended.x_adv
+
+    failed: list[Settled] = []  # judged in batches of one size: the loss of an input then has the same bits anywhere
+    for ended in queued(attack, model, some, Streams(subject.seed, tags), width=width, shrink=True, confirm=confirm):
+        note(won := ended.take(ended.wrong), won.wrong)
+        failed += [ended.take(row) for row in (~ended.wrong).nonzero()]
+        while len(failed) >= width:
+            note(batch := joined(failed[:width]), judged(batch.x_adv, batch.rows))
+            failed = failed[width:]
+        yield
+    if failed:
+        batch = joined([*failed, *[failed[0]] * (width - len(failed))])
+        note(last := joined(failed), judged(batch.x_adv, batch.rows)[: len(last.rows)])
+        yield
+
+
+def _batches(
+    subject: Subject, model: Counted, attack: Attack, rows: Tensor, found: Tally, *tags: str | int
+) -> Generator[None, None, None]:
+    """Search batch by batch."""
+    for batch, count in batches(subject, rows):
+        made, here = search(subject, model, attack, batch, *tags), batch[:count]
+        claimed = predicted(model.model, made.x_adv, subject.parts).argmax(dim=1) != subject.y[batch]
+        doubt = (claimed & ~made.wrong)[:count]
+        found.unconfirmed += int(doubt.sum())
+        found.doubt[here] |= doubt
+        found.wrong[here] |= made.wrong[:count]
+        found.loss[here] = torch.maximum(found.loss[here], made.loss[:count])
+        found.settled[here] = True
+        if found.x_adv is not None:
+            found.x_adv[here] = made.x_adv[:count]
+        yield

@@ -1,0 +1,111 @@
+"""Projections onto a hyperplane inside the box, against solvers of another kind."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linprog, minimize
+
+from robustscape.attacks._projections import DUAL, length, onto_hyperplane
+
+NORMS = ["linf", "l2", "l1"]
+D = 6
+
+
+def _problem(seed, n=40, dtype=torch.float64):
+    """Points, some on the box's faces, normals with zeros, and values that the box can mostly reach."""
+    generator = torch.Generator().manual_seed(seed)
+    x = (torch.rand(n, D, generator=generator, dtype=dtype) * 1.4 - 0.2).clamp(0, 1)
+    w = torch.randn(n, D, generator=generator, dtype=dtype) * 10 ** (4 * torch.rand(n, 1, generator=generator) - 2)
+    w[::3, 1] = 0
+    reach = torch.where(w > 0, x, 1 - x) * w.abs()  # of a positive value
+    return x, w, reach.sum(dim=1) * torch.rand(n, generator=generator, dtype=dtype) * 1.2
+
+
+def _least(x, w, value, norm):
+    """The least p-norm of a move onto the hyperplane by a general solver, None where there is none."""
+    low, high = -x, 1 - x
+    if norm == "l2":
+        found = minimize(
+            lambda delta: delta @ delta / 2, np.zeros(D), jac=lambda delta: delta, method="SLSQP",
+            bounds=list(zip(low, high, strict=True)), options={"ftol": 1e-15, "maxiter": 500},
+            constraints={"type": "eq", "fun": lambda delta: w @ delta + value, "jac": lambda delta: w},
+        )  # fmt: skip
+        return np.linalg.norm(found.x)
+    eye, one = np.eye(D), np.ones((D, 1))
+    sizes = one if norm == "linf" else eye  # |delta_i| <= t, or <= t_i
+    found = linprog(
+        np.r_[np.zeros(D), np.ones(sizes.shape[1])],
+        A_ub=np.r_[np.c_[eye, -sizes], np.c_[-eye, -sizes]],
+        b_ub=np.zeros(2 * D),
+        A_eq=np.r_[w, np.zeros(sizes.shape[1])][None],
+        b_eq=[-value],
+        bounds=[*zip(low, high, strict=True), *[(0, None)] * sizes.shape[1]],
+    )
+    return found.fun
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_closed_form_no_solver_finds_a_shorter_way(norm):
+    x, w, value = _problem(1)
+    value = torch.where(torch.arange(len(x)) % 2 > 0, value, -value)
+    delta = onto_hyperplane(x, w, value, norm)
+    reach = torch.where(w * value.sign()[:, None] > 0, x, 1 - x).mul(w.abs()).sum(dim=1)
+    possible = reach > value.abs()
+    assert 10 < int(possible.sum()) < len(x)
+    scale = w.abs().amax(dim=1)
+    assert float((((w * delta).sum(dim=1) + value) / scale)[possible].abs().max()) < 1e-12
+    for row in possible.nonzero().flatten().tolist():
+        s = float(scale[row])
+        least = _least(x[row].numpy(), w[row].numpy() / s, float(value[row]) / s, norm)
+        assert float(length(delta[row : row + 1], norm)) == pytest.approx(least, abs=1e-6 if norm == "l2" else 1e-9)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_closed_form_out_of_reach_every_pixel_goes_to_its_end(norm, dtype):
+    x, w, value = _problem(2, dtype=dtype)
+    value = value * 0 + w.abs().sum(dim=1) * 2
+    after = x + onto_hyperplane(x, w, value, norm)
+    # x + (1 - x) may be 1 but for rounding.
+    torch.testing.assert_close(after, torch.where(w > 0, 0, torch.where(w < 0, 1, x)), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_closed_form_far_from_the_box_it_is_the_dual_direction(norm):
+    generator = torch.Generator().manual_seed(3)
+    x, w = torch.full((8, 50), 0.5).double(), torch.randn(8, 50, generator=generator).double()
+    value = torch.linspace(-0.4, 0.4, 8).double()
+    delta = onto_hyperplane(x, w, value, norm)
+    torch.testing.assert_close(length(delta, norm), value.abs() / length(w, DUAL[norm]))
+    torch.testing.assert_close((w * delta).sum(dim=1), -value)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1.0, 1e20])
+def test_closed_form_single_precision_at_any_scale_of_the_normals(norm, scale):
+    x, w, value = _problem(4, n=200)
+    exact = onto_hyperplane(x, w, value, norm)
+    single = onto_hyperplane(x.float(), (w * scale).float(), (value * scale).float(), norm)
+    # A value within rounding of what the box can reach may be taken for one out of reach.
+    near = (w.abs() * torch.where(w > 0, x, 1 - x)).sum(dim=1) / value
+    sure = (near - 1).abs() > 1e-4
+    assert int(sure.sum()) > 190
+    torch.testing.assert_close(single.double()[sure], exact[sure], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_closed_form_nothing_to_do_is_nothing_done(norm):
+    x, w, value = _problem(5)
+    assert torch.equal(onto_hyperplane(x, w, value * 0, norm), x * 0)
+    flat = onto_hyperplane(x, w * 0, value, norm)
+    assert torch.equal(flat, x * 0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_contract_rows_do_not_depend_on_each_other(norm):
+    x, w, value = _problem(6)
+    whole = onto_hyperplane(x, w, value, norm)
+    assert torch.equal(onto_hyperplane(x.flip(0), w.flip(0), value.flip(0), norm).flip(0), whole)
+    assert onto_hyperplane(x[:0], w[:0], value[:0], norm).shape == (0, D)
