@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,6 +167,22 @@ def logs(folders: Sequence[RunFolder]) -> dict[str, list[TrainingLog]]:
     return found
 
 
+_EVALUATION = re.compile(r"evaluation-(?P<checkpoint>.+?)-(?P<split>test|train|validation)(?:-(?P<other>.+))?")
+_USUAL = {"last": 0, "best": 1, "best_on_test": 2}
+
+
+def evaluation_files(folders: Sequence[RunFolder]) -> dict[str, tuple[str, str]]:
+    """Return the evaluations that any run has: file to (checkpoint, split), the last checkpoint first.
+
+    What is not the run's own, another threat model, suite or data set, is said behind the split.
+    """
+    found = {match[0]: match for f in folders for file in f.results if (match := _EVALUATION.fullmatch(file))}
+    order = sorted(
+        found.values(), key=lambda m: (_USUAL.get(m["checkpoint"], 3), m["checkpoint"], m["other"] or "", m[0])
+    )
+    return {m[0]: (m["checkpoint"], m["split"] + (f" {m['other']}" if m["other"] else "")) for m in order}
+
+
 def checkpoints(folders: Sequence[RunFolder], kind: str) -> tuple[str, ...]:
     """Return the checkpoints that any run has a Result of this kind for: "last" first, then "best".
 
@@ -173,10 +190,10 @@ def checkpoints(folders: Sequence[RunFolder], kind: str) -> tuple[str, ...]:
         folders: The runs.
         kind: "evaluation", "images", "slices", "flatness" or "histograms".
     """
-    stems = {file.partition("-")[2] for f in folders for file in f.results if file.startswith(f"{kind}-")}
-    names = {stem.rpartition("-")[0] if kind == "evaluation" else stem for stem in stems}
-    usual = {"last": 0, "best": 1, "best_on_test": 2}
-    return tuple(sorted(names, key=lambda name: (usual.get(name, 3), name)))
+    if kind == "evaluation":
+        return tuple(dict.fromkeys(checkpoint for checkpoint, _ in evaluation_files(folders).values()))
+    names = {file.partition("-")[2] for f in folders for file in f.results if file.startswith(f"{kind}-")}
+    return tuple(sorted(names, key=lambda name: (_USUAL.get(name, 3), name)))
 
 
 # -- reading -------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from robustscape.cli.sources import (
 )
 from robustscape.config import to_plain
 from robustscape.evaluation.accuracy import Evaluating, evaluating
+from robustscape.evaluation.adversarial import Stored, keep
 from robustscape.evaluation.result import AdversarialImages, Evaluation
 from robustscape.evaluation.subject import drained, fastest
 from robustscape.results import load, save
@@ -48,6 +50,8 @@ class Evaluate:
         checkpoint: Which checkpoints of a run: last, best (on validation), best_on_test, epoch-0010.
         processes: Processes of one thread each that share the examples, on the CPU; 0 for as many as a trial shows to
             be faster than one process with all threads, where there is a minute of work or more.
+        keep_adversarial: Write the inputs that fooled the network beside the results, to be tried on others.
+        transfer: Try the inputs of such a file on the network, in place of attacks.
         images: Show this many of the first examples beside their adversarial ones, 0 for none.
         json: Print the whole results as JSON instead of a table.
         csv: Print CSV instead of a table.
@@ -58,6 +62,8 @@ class Evaluate:
     look: Look = field(metadata=SPREAD)
     checkpoint: tuple[str, ...] = ("last", "best")
     processes: int = 0
+    keep_adversarial: bool = False
+    transfer: Path | None = None
     images: int = 10
     json: bool = False
     csv: bool = False
@@ -119,7 +125,11 @@ def _spread(options: Evaluate) -> Evaluate:
     look = ranked(options.look, options.processes)
     if options.processes > 1:
         look = replace(look, runtime=_side_by_side(look.runtime, options.processes))
-    return replace(options, look=look)
+    settings = options.settings
+    if options.transfer is not None:
+        stored = Stored(path=str(options.transfer), threat=settings.threat())
+        settings = replace(settings, attacks=(stored,), loss_restarts=0)
+    return replace(options, look=look, settings=settings)
 
 
 def _side_by_side(runtime: Runtime, processes: int) -> Runtime:
@@ -155,12 +165,20 @@ def evaluate(source: Source, options: Evaluate, checkpoint: str, folder: Path) -
             shared = replace(options, settings=left, look=replace(options.look, runtime=runtime))
             launch(evaluate, source, shared, checkpoint, folder, runtime=runtime)
             return found + [load(_path(folder, checkpoint, split, other)) for split in left.splits]
+        path = _path(folder, checkpoint, split, other)
+        partial = path.with_name(f".{path.stem}.partial")
         with threads(looked_at.runtime):
-            work = evaluating(settings, looked_at)
+            work = evaluating(settings, looked_at, partial=partial, adversarial=options.keep_adversarial)
             result = follow(work, name=f"evaluate {name}, {split}") if is_first() else drained(work)
+        if is_first() and options.keep_adversarial:
+            kept = path.with_name(f"{path.stem.replace('evaluation', 'adversarial', 1)}.safetensors")
+            note(f"wrote {keep(kept, looked_at, result)}")
+        result = replace(result, x_adv=None)
         found.append(result)
         if is_first():
-            note(f"wrote {save(result, _path(folder, checkpoint, split, other))}")
+            note(f"wrote {save(result, path)}")
+        for done in path.parent.glob(f"{glob.escape(partial.name)}*"):
+            done.unlink(missing_ok=True)
         if is_first() and split == "test" and options.images:
             pictures = _images(looked_at, options)
             note(f"wrote {save(pictures, folder / 'results' / f'images-{checkpoint}{other}.json')}")
@@ -185,8 +203,13 @@ def _other(source: Source, options: Evaluate) -> str:
     """Return what a file's name says of a threat or data that are not the run's own, so that its numbers stay."""
     if source.run is None:
         return ""
-    threat, own = options.settings.threat(), source.run.evaluation.threat()
+    settings = options.settings
+    threat, own = settings.threat(), source.run.evaluation.threat()
     under = "" if threat == own else f"-under-{threat.norm}-{threat.eps:.4g}"
+    if options.transfer is not None:
+        under += f"-transfer-{options.transfer.stem}"
+    elif settings.suite != source.run.evaluation.suite:
+        under += f"-by-{settings.suite}"
     return under + ("" if options.look.data == source.run.data else f"-on-{type(options.look.data).__name__.lower()}")
 
 
@@ -209,6 +232,8 @@ def _images(looked_at: Subject, options: Evaluate) -> AdversarialImages:
 
 
 def _show(rows: dict[tuple[str, str, str], list[Evaluation]], options: Evaluate) -> None:
+    from robustscape.report.attacks import attack_table
+    from robustscape.report.attacks import to_lines as attack_lines
     from robustscape.report.comparing import model_comparisons, to_lines
     from robustscape.report.tables import evaluation_table, to_csv, to_latex, to_text
 
@@ -220,5 +245,7 @@ def _show(rows: dict[tuple[str, str, str], list[Evaluation]], options: Evaluate)
         out((to_csv if options.csv else to_latex)(table).rstrip("\n"))
         return
     out(to_text(table, width=terminal_width()).rstrip("\n"))
+    if attacks := attack_table(rows):
+        out("\n" + attack_lines(attacks, width=terminal_width()).rstrip("\n"))
     if compared := model_comparisons({names: results[0] for names, results in rows.items()}):
         out("\n" + to_lines(compared, width=terminal_width()).rstrip("\n"))

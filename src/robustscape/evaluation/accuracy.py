@@ -264,7 +264,8 @@ class _Job:
 def _jobs(settings: Evaluating) -> Iterator[_Job]:
     for restart in range(settings.loss_restarts if settings.norm != "l1" else 0):
         tags = ("evaluate", "loss", restart)
-        yield _Job(name=LOSS, attack=settings.loss_attack(), entry=None, part=restart, tags=tags)
+        name = f"{LOSS}, start {restart + 1}" if settings.loss_restarts > 1 else LOSS
+        yield _Job(name=name, attack=settings.loss_attack(), entry=None, part=restart, tags=tags)
     for one in settings.entries():
         for part, (name, attack) in enumerate(one.parts.items()):
             yield _Job(name=name, attack=attack, entry=one, part=part, tags=("evaluate", one.name, name))

@@ -51,7 +51,7 @@ def sanity(
     gradients". With them, on the examples that are classified correctly: "FGSM" stronger than PGD, "catastrophic
     overfitting" (one step fails, many do not), "black box" (Square) stronger than what follows gradients, "more
     effort" that finds more, "large eps" that leaves something, "robust above clean", and "transfer" from a surrogate.
-    What follows gradients here is PGD of step eps / 4, under l1 APGD.
+    What follows gradients here is PGD of step eps / 4, under l1 APGD of twice the steps.
 
     An example takes at most 6 ``steps`` + ``queries`` forwards or so, and 6 ``steps`` backwards. Random
     numbers are those of the subject's seed; model and random state are left as they were.
@@ -60,7 +60,7 @@ def sanity(
         subject: The model and the examples.
         threat: Ball and box of the evaluation.
         n: Examples that are looked at, the first of the subject.
-        steps: Steps of PGD.
+        steps: Steps of PGD, of one start.
         queries: Forwards of the black-box search.
         fooled: (N,), bool, which of the subject's examples the evaluation counts as misclassified, without attack
             or under any; None before one.
@@ -87,16 +87,18 @@ def sanity(
         look = _Look(few, steps)
         check_logits(look.logits, len(few.x), len(few.classes))
         findings = [*suspicions.of_the_model(few, look.logits), suspicions.vanishing(few, threat)]
-        flags = (None if known is None else known[:n].to(few.y.device) for known in (fooled, followed))
-        return (*findings, *_of_attacks(look, threat, queries, *flags, surrogate))
+        known, white = (None if flags is None else flags[:n].to(few.y.device) for flags in (fooled, followed))
+        return (*findings, *_of_attacks(look, threat, queries, known, white, surrogate))
 
 
 @contextmanager
 def _untouched(subject: Subject) -> Iterator[None]:
     """Keep buffers and torch's random state as they are; a model that draws does so from the subject's seed."""
-    everywhere = range(torch.cuda.device_count()) if subject.x.is_cuda else ()
-    with torch.random.fork_rng(devices=list(everywhere)), frozen_statistics(subject.model):
-        torch.manual_seed(subject.seed)
+    devices = range(torch.cuda.device_count()) if subject.x.is_cuda else ()
+    with torch.random.fork_rng(devices=list(devices)), frozen_statistics(subject.model):
+        torch.default_generator.manual_seed(subject.seed)
+        if subject.x.is_cuda:
+            torch.cuda.manual_seed_all(subject.seed)
         yield
 
 
@@ -106,8 +108,9 @@ class _Look:
     def __init__(self, subject: Subject, steps: int) -> None:
         self.subject = subject
         self.steps = steps
-        every = [(rows[:count], predicted(subject.model, subject.x[rows])[:count]) for rows, count in batches(subject)]
-        self.logits = torch.cat([values for _, values in every])
+        model, parts = subject.model, subject.parts
+        logits = [predicted(model, subject.x[rows], parts)[:count] for rows, count in batches(subject)]
+        self.logits = torch.cat(logits)
         self.right = self.logits.argmax(dim=1) == subject.y
 
     def fooled(self, attack: Attack, which: Tensor, name: str) -> Tensor:
@@ -128,7 +131,7 @@ class _Look:
     def following(self, threat: ThreatModel, *, effort: int = 1) -> Attack:
         """Return what follows gradients, ``effort`` times as long and as often."""
         if threat.norm == "l1":
-            return APGD(threat=threat, steps=max(3, effort * self.steps), restarts=effort)
+            return APGD(threat=threat, steps=max(3, effort * 2 * self.steps), restarts=effort)
         return PGD(threat=threat, steps=effort * self.steps, restarts=effort, result="misclassified")
 
 

@@ -65,7 +65,6 @@ def entries(name: Name, threat: ThreatModel, quick: PGD) -> tuple[Entry, ...]:
     from robustscape.attacks.apgd import APGD  # TEMPORARY
     from robustscape.attacks.autoattack import AutoAttack
     from robustscape.attacks.cw import CW
-    from robustscape.attacks.spsa import SPSA
     from robustscape.attacks.square import Square
 
     if name == "standard":
@@ -80,6 +79,8 @@ def entries(name: Name, threat: ThreatModel, quick: PGD) -> tuple[Entry, ...]:
     if name == "wu":
         if threat.norm == "l1":
             raise BadInput("the suite wu is of linf and l2; did you mean autoattack?")
+        from robustscape.attacks.spsa import SPSA
+
         pgd = PGD(threat=threat, steps=20, step_size=_WU_STEP, result="misclassified")
         columns: dict[str, Attack] = {
             "FGSM": FGSM(threat=threat),

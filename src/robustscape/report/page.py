@@ -68,6 +68,7 @@ def _of_runs(folders: Sequence[RunFolder], charts: dict[str, Chart]) -> list[str
         sections.training(folders, charts),
         sections.landscape(folders, charts),
         sections.flatness(folders, charts),
+        sections.attacks(folders),
         sections.comparison(folders),
         sections.classes(folders),
         sections.images(folders),

@@ -12,6 +12,7 @@ import numpy as np
 
 from robustscape.display import difference, threat_words, tracked_sets
 from robustscape.evaluation.result import AdversarialImages
+from robustscape.report import attacks as attack_tables
 from robustscape.report import charts, pieces, tables, words
 from robustscape.report.charts import Chart
 from robustscape.report.comparing import comparisons
@@ -101,6 +102,16 @@ def classes(folders: Sequence[RunFolder]) -> str:
     lead = "A low mean can hide one class that is easily attacked."
     caption = "Robust error of each class on the test images, last epoch."
     return pieces.section("classes", "Classes", lead, pieces.table(table, caption=caption))
+
+
+def attacks(folders: Sequence[RunFolder]) -> str:
+    """Return the table of what each attack came to, "" where no evaluation says so."""
+    table = attack_tables.attacks(folders)
+    if table is None:
+        return ""
+    lead = "Attacks that find what others missed say how far the others can be trusted."
+    caption = "Every evaluation, attack by attack; passes include those that fill a batch."
+    return pieces.section("attacks", "Attack by attack", lead, pieces.table(table, caption=caption))
 
 
 def comparison(folders: Sequence[RunFolder]) -> str:

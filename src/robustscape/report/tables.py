@@ -14,7 +14,7 @@ from robustscape.display import eps_words
 from robustscape.evaluation.result import Evaluation
 from robustscape.report.layout import GAP, blocks
 from robustscape.report.quantities import Quantity, flatness, gap, mean, number, percent
-from robustscape.runs import RunFolder, checkpoints, grouped, labels
+from robustscape.runs import RunFolder, evaluation_files, grouped, labels
 
 Cell: TypeAlias = Quantity | str | None
 
@@ -76,13 +76,10 @@ def summary(folders: Sequence[RunFolder]) -> Table:
 def evaluations(folders: Sequence[RunFolder]) -> Table:
     """Return one row a group, checkpoint and split: every evaluation there is."""
     rows: dict[tuple[str, str, str], list[Evaluation]] = {}
-    stems = {file: file.partition("-")[2].rpartition("-") for f in folders for file in f.results}
-    order = {name: place for place, name in enumerate(checkpoints(folders, "evaluation"))}
-    files = [file for file in stems if file.startswith("evaluation-")]
     for label in labels(folders):
-        for file in sorted(files, key=lambda file: (order[stems[file][0]], stems[file][2])):
+        for file, (checkpoint, split) in evaluation_files(folders).items():
             if found := grouped(folders, file)[label]:
-                rows[label, stems[file][0], stems[file][2]] = found
+                rows[label, checkpoint, split] = found
     return evaluation_table(rows)
 
 

@@ -61,11 +61,16 @@ _OF_RUNS = (
     ("Training", "Wall-clock seconds of the training steps on the machine of each run, without evaluation."),
     ("n, seeds", "How many test images the errors are measured on, and the seeds of the runs of each method."),
     (
+        "Searched, flips",
+        "How many images an attack was tried on, and how many it fooled that nothing before it had. Its robust error "
+        "is its own where it began with every image that is classified correctly, else that of all attacks so far.",
+    ),
+    (
         "Wrong here alone, McNemar's p",
-        "Images that only this method misclassifies under attack. p is the probability of a split between the two "
-        "methods' own mistakes at least as uneven, were both equally robust (exact binomial test, two-sided). It "
-        "speaks of these two networks on these images, not of other seeds. The intervals of paired differences are "
-        "Newcombe's for errors and a paired bootstrap for losses.",
+        "Images that only the first of the two methods misclassifies under attack. p is the probability of a split "
+        "between the two methods' own mistakes at least as uneven, were both equally robust (exact binomial test, "
+        "two-sided). It speaks of these two networks on these images, not of other seeds. The intervals of paired "
+        "differences are Newcombe's for errors and a paired bootstrap for losses.",
     ),
 )  # fmt: skip
 _OF_STUDIES = (
