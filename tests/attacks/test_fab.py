@@ -199,7 +199,7 @@ def test_closed_form_going_back_takes_a_forward_and_no_iteration():
     counted, eps = _Counted(model), float(exact["linf"][1]) / 2
     # Eps is far below the distance: every iteration ends behind the boundary, and goes back to before it.
     FAB(threat=ThreatModel(eps=eps), steps=7, targets=1)(counted, x[1:2], y[1:2])
-    assert counted.forwards == 1 + 2 * 7
+    assert counted.forwards == 1 + 2 * 7 + 1  # the first looks at x, the last at the ball's surface
 
 
 def _rows(model, x, y, eps, index):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from robustscape.attacks.fgsm import FGSM
-from robustscape.attacks.losses import KL, CrossEntropy, Margin
+from robustscape.attacks.losses import DLR, KL, CrossEntropy, Margin, TargetedDLR, runner_up
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
 from robustscape.models.linear import Linear
@@ -44,6 +44,60 @@ def test_closed_form_soft_targets():
 def test_closed_form_the_margin_is_the_largest_wrong_logit_minus_the_right_one():
     logits, y = torch.tensor([[1.0, 3.0, 2.5], [4.0, 0.0, -1.0]]), torch.tensor([1, 1])
     assert Margin()(nn.Identity(), logits, y).tolist() == [-0.5, 4.0]
+
+
+def test_closed_form_ratios_of_logit_differences_by_hand():
+    logits = torch.tensor([[4.0, 3.0, 1.0, 0.0, -5.0], [4.0, 3.0, 1.0, 0.0, -5.0], [4.0, 3.0, 1.0, 0.0, -5.0]])
+    y, towards = torch.tensor([0, 1, 4]), torch.tensor([2, 4, 0])
+    assert torch.allclose(DLR()(nn.Identity(), logits, y), torch.tensor([-1 / 3, 1 / 3, 3.0]))
+    pairs = torch.stack([y, towards], dim=1)
+    assert torch.allclose(TargetedDLR()(nn.Identity(), logits, pairs), torch.tensor([-3.0, -8.0, 9.0]) / 3.5)
+
+
+def test_closed_form_ratios_do_not_change_when_logits_are_scaled_and_shifted():
+    logits, y = _logits([-3.0, 0.0, 1.0, 5.0])
+    logits = logits.double()
+    pairs = TargetedDLR().target(nn.Identity(), logits, y)
+    for loss, target in ((DLR(), y), (TargetedDLR(), pairs)):
+        first, other = (loss(nn.Identity(), z, target) for z in (logits, 1000 * logits + 7))
+        torch.testing.assert_close(first, other)
+
+
+def test_closed_form_the_gradient_flows_through_the_denominator():
+    """What does not change when logits are scaled has no slope along them."""
+    logits, y = _logits([-3.0, 0.0, 1.0, 5.0])
+    logits = logits.double().requires_grad_()
+    for loss, target in ((DLR(), y), (TargetedDLR(), torch.stack([y, y + 1], dim=1))):
+        (slope,) = torch.autograd.grad(loss(nn.Identity(), logits, target).sum(), logits)
+        assert float(slope.abs().sum(dim=1).min()) > 0.1
+        along = torch.stack([(slope * logits).sum(dim=1), slope.sum(dim=1)]).detach()
+        torch.testing.assert_close(along, torch.zeros_like(along), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_closed_form_with_few_classes_they_are_differences(classes):
+    logits = torch.tensor([[1.0, 3.0, 2.5], [4.0, 0.0, -1.0]])[:, :classes]
+    y, other = torch.tensor([1, 1]), torch.tensor([0, 0])
+    pairs = torch.stack([y, other], dim=1)
+    assert TargetedDLR()(nn.Identity(), logits, pairs).tolist() == [-2.0, 4.0]
+    if classes == 2:
+        assert torch.equal(DLR()(nn.Identity(), logits, y), Margin()(nn.Identity(), logits, y))
+    assert bool(DLR().note(classes)) is (classes < 3) and TargetedDLR().note(classes).startswith("targeted DLR")
+    assert DLR().note(4) == TargetedDLR().note(4) == ""
+
+
+def test_closed_form_the_other_classes_in_the_order_of_their_logits():
+    logits = torch.tensor([[1.0, 3.0, 2.0, 3.0], [4.0, 0.0, -1.0, 2.0]])
+    y = torch.tensor([3, 1])
+    order = torch.stack([runner_up(logits, y, torch.full((2,), rank)) for rank in range(3)], dim=1)
+    assert order.tolist() == [[1, 2, 0], [0, 3, 2]]
+
+
+def test_contract_pgd_raises_the_targeted_ratio_of_the_runner_up():
+    x = torch.tensor([[[[0.9, 0.6, 0.5, 0.1]]]])
+    attack = PGD(threat=ThreatModel(eps=0.2), steps=8, start="none", loss=TargetedDLR())
+    x_adv = attack(nn.Flatten(), x, torch.tensor([0]))
+    torch.testing.assert_close(x_adv[0, 0, 0, :2], torch.tensor([0.7, 0.8]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.optimize import linprog, minimize
 
-from robustscape.attacks._projections import DUAL, length, onto_hyperplane
+from robustscape.attacks._projections import DUAL, _climbed, _sorted, length, onto_hyperplane
 
 NORMS = ["linf", "l2", "l1"]
 D = 6
@@ -95,6 +95,24 @@ def test_closed_form_single_precision_at_any_scale_of_the_normals(norm, scale):
     torch.testing.assert_close(single.double()[sure], exact[sure], rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_closed_form_both_ways_to_the_level_agree(power, dtype):
+    """The sort is for other devices than the CPU; here it is run on it."""
+    x, w, _ = _problem(8, n=200, dtype=dtype)
+    size = w.abs() / w.abs().amax(dim=1, keepdim=True)
+    full, rate = size * torch.where(w > 0, x, 1 - x), size**power
+    share = torch.linspace(0, 1.2, 200, dtype=dtype)
+    share[160:180] = 0.999
+    amount = full.sum(dim=1) * share
+    by_sorting, by_climbing = _sorted(full, rate, amount), _climbed(full, rate, amount)
+    sums = [torch.minimum(full, rate * s[:, None]).sum(dim=1) for s in (by_sorting, by_climbing)]
+    ulp = torch.finfo(dtype).eps
+    for s, found in zip((by_sorting, by_climbing), sums, strict=True):
+        assert bool(torch.isfinite(s).all()) and float(s[0]) == 0
+        torch.testing.assert_close(found, torch.minimum(amount, full.sum(dim=1)), rtol=8 * ulp, atol=0)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_closed_form_nothing_to_do_is_nothing_done(norm):
     x, w, value = _problem(5)
@@ -109,3 +127,13 @@ def test_contract_rows_do_not_depend_on_each_other(norm):
     whole = onto_hyperplane(x, w, value, norm)
     assert torch.equal(onto_hyperplane(x.flip(0), w.flip(0), value.flip(0), norm).flip(0), whole)
     assert onto_hyperplane(x[:0], w[:0], value[:0], norm).shape == (0, D)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_contract_nan_reaches_no_other_row(norm):
+    x, w, value = _problem(7)
+    broken = w.clone()
+    broken[3, 2] = torch.nan
+    delta, whole = onto_hyperplane(x, broken, value, norm), onto_hyperplane(x, w, value, norm)
+    others = torch.arange(len(x)) != 3
+    assert torch.equal(delta[others], whole[others])

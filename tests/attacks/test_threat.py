@@ -7,14 +7,25 @@ import math
 import pytest
 import torch
 
-from robustscape.attacks.threat import ThreatModel, l2_norm
+from robustscape.attacks.apgd import APGD
+from robustscape.attacks.fgsm import FGSM
+from robustscape.attacks.noise import Noise
+from robustscape.attacks.pgd import PGD
+from robustscape.attacks.threat import ThreatModel, l1_norm, l2_norm, shrunk
 from robustscape.streams import numbered
 from robustscape.types import BadInput
 
 
 @pytest.mark.parametrize(
     ("norm", "eps", "hint"),
-    [("linf", 8, "did you mean 8/255?"), ("l2", 128, "did you mean 128/255?"), ("linf", -0.1, "outside")],
+    [
+        ("linf", 8, "did you mean 8/255?"),
+        ("l2", 128, "did you mean 128/255?"),
+        ("l1", 3060, "did you mean 3060/255?"),
+        ("linf", -0.1, "outside"),
+        ("l1", -1, "outside"),
+        ("l3", 1, "not one of linf, l2, l1"),
+    ],
 )
 def test_contract_an_eps_that_cannot_be_meant_is_refused(norm, eps, hint):
     with pytest.raises(BadInput, match=hint.replace("?", r"\?")):
@@ -54,25 +65,76 @@ def test_closed_form_l2_direction_has_unit_norm_at_any_scale(scale):
 
 def test_closed_form_zero_gradient_moves_nothing():
     zero = torch.zeros(2, 3)
-    for norm in ("linf", "l2"):
+    for norm in ("linf", "l2", "l1"):
         assert torch.equal(ThreatModel(norm=norm).steepest(zero), zero)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_closed_form_samples_fill_the_ball_uniformly(norm):
     x = torch.full((20_000, 2), 0.5, dtype=torch.float64)
     delta = ThreatModel(norm=norm, eps=0.2).sample(x, numbered(x, "s")) - x
-    length = delta.abs().amax(dim=1) if norm == "linf" else l2_norm(delta)
+    length = {"linf": delta.abs().amax(dim=1), "l2": l2_norm(delta), "l1": l1_norm(delta)}[norm]
     # The share of a uniform ball within half its radius is 2^-d; here d = 2; four standard errors.
     assert length.max() <= 0.2 + 1e-12
     assert abs((length < 0.1).double().mean() - 0.25) < 4 * (0.25 * 0.75 / 20_000) ** 0.5
+    # And every quadrant, and each half of it, holds its share.
+    above, right, wide = (delta[:, 0] > 0).double(), (delta[:, 1] > 0).double(), delta[:, 0].abs() > delta[:, 1].abs()
+    for share in (above.mean(), right.mean(), (above == right).double().mean(), wide.double().mean()):
+        assert abs(share - 0.5) < 4 * (0.25 / 20_000) ** 0.5
 
 
 def test_contract_eps_of_each_example():
     x = torch.full((3, 4), 0.5)
     eps = torch.tensor([0.0, 0.1, 0.2])
-    for norm in ("linf", "l2"):
+    for norm, measure in (("linf", lambda d: d.abs().amax(dim=1)), ("l2", l2_norm), ("l1", l1_norm)):
         threat = ThreatModel(norm=norm, eps=0.05)
         moved = threat.project(x + 1, x, eps) - x
-        length = moved.abs().amax(dim=1) if norm == "linf" else l2_norm(moved)
+        length = measure(moved)
         assert torch.allclose(length, eps, atol=1e-6)
+
+
+def _brute(delta, x, eps):
+    """The nearest point of the L1 ball inside the box, by halving the threshold's interval."""
+    low, high = 0.0, float(delta.abs().max())
+
+    def at(t):
+        return torch.minimum(torch.maximum(delta.sign() * (delta.abs() - t).clamp(min=0), -x), 1 - x)
+
+    if float(at(0.0).abs().sum()) <= eps:
+        return at(0.0)
+    for _ in range(200):
+        t = (low + high) / 2
+        low, high = (t, high) if float(at(t).abs().sum()) > eps else (low, t)
+    return at(high)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("eps", [0.0, 0.3, 2.0, 50.0])
+def test_closed_form_projection_onto_the_l1_ball_and_the_box(eps, dtype):
+    generator = torch.Generator().manual_seed(3)
+    x = (torch.rand(12, 2, 3, 4, generator=generator, dtype=torch.float64) * 1.6 - 0.3).clamp(0, 1)
+    delta = torch.randn(x.shape, generator=generator, dtype=torch.float64) * torch.logspace(-2, 1, 12).view(-1, 1, 1, 1)
+    delta[:, 0, 0] = delta[:, 0, 1].abs()  # ties
+    delta[3] = 0
+    wanted = torch.stack([_brute(*pair, eps) for pair in zip(delta, x, strict=True)])
+    found = shrunk(delta.to(dtype), x.to(dtype), torch.full((12,), eps, dtype=dtype))
+    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-6 if dtype == torch.float32 else 1e-12)
+    moved = ThreatModel(norm="l1", eps=eps).project((x + delta).to(dtype), x.to(dtype))
+    torch.testing.assert_close(moved.double(), x + wanted, rtol=0, atol=2e-6 if dtype == torch.float32 else 1e-12)
+    rounding = torch.finfo(dtype).eps * x[0].numel()
+    assert float(l1_norm(moved.double() - x.to(dtype).double()).max()) <= eps + rounding
+    assert float(moved.min()) >= 0 and float(moved.max()) <= 1
+    inside = shrunk(moved.double() - x, x, torch.full((12,), eps + 1e-4, dtype=torch.float64))
+    torch.testing.assert_close(inside, moved.double() - x, rtol=0, atol=1e-6)
+
+
+def test_closed_form_steepest_under_l1_is_one_pixel():
+    gradient = torch.tensor([[[3.0, -4.0], [0.0, 1.0]]])
+    assert torch.equal(ThreatModel(norm="l1").steepest(gradient), torch.tensor([[[0.0, -1.0], [0.0, 0.0]]]))
+
+
+@pytest.mark.parametrize("kind", [PGD, FGSM, Noise])
+def test_contract_attacks_that_do_not_know_l1_say_who_does(kind):
+    with pytest.raises(BadInput, match=f"{kind.__name__} knows the norms linf and l2, not l1; APGD"):
+        kind(threat=ThreatModel(norm="l1", eps=12))
+    assert APGD(threat=ThreatModel(norm="l1", eps=12)).threat.norm == "l1"

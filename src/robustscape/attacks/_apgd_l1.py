@@ -91,6 +91,9 @@ def moved(state: State, slope: Tensor, steps: int, *, reference: bool) -> State:
     steepest = slope.flatten(1).abs().sort(dim=1).values
     place = ((1 - state["share"]) * pixels).clamp(min=0, max=pixels - 1).long()
     least = steepest.gather(1, place[:, None]).squeeze(1)
+    if not reference:  # the steepest pixels may all be at the wall of the box: one that is free moves, too
+        free = slope.masked_fill(((here <= 0) & (slope < 0)) | ((here >= 1) & (slope > 0)), 0)
+        least = torch.minimum(least, free.flatten(1).abs().amax(dim=1))
     sign = (slope * (slope.abs() >= per_example(least, x)).to(slope)).sign()
     count = sign.abs().flatten(1).sum(dim=1) + 1e-10
     step = here + per_example(state["size"], x) * sign / per_example(count, x)

@@ -1,10 +1,11 @@
-"""The nearest point of a hyperplane inside the pixel box, exactly: one sort and cumulative sums.
+"""The nearest point of a hyperplane inside the pixel box, exactly.
 
 With a = |w| and ``room`` what each pixel may move in its useful direction, the move of least p-norm that lowers
 <w, x> by c takes the steps t = min(room, s) under linf, t = min(room, s a) under l2, for one number s that solves the
 piecewise linear equation a . t = c; under l1 the pixels of largest a are moved first, as far as they can.
 
-Everywhere rows are problems of their own, and nothing waits for the device.
+Rows are problems of their own. The equation is solved by one sort and cumulative sums, without waiting for the
+device; on the CPU, where sorting costs more than a small network, by Newton's method, which ends at the solution.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from torch import Tensor
 DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 """The norm in which a gradient measures what a step of unit length can do."""
 
-_ORDER = {"linf": torch.inf, "l2": 2, "l1": 1}
-
 
 def length(delta: Tensor, norm: str) -> Tensor:
     """Return the p-norm of each example of delta, (N, ...), as (N,)."""
-    return torch.linalg.vector_norm(delta.flatten(1), ord=_ORDER[norm], dim=1)
+    flat = delta.flatten(1)
+    if norm == "l2":
+        return torch.linalg.vector_norm(flat, dim=1)
+    return flat.abs().amax(dim=1) if norm == "linf" else flat.abs().sum(dim=1)
 
 
 def onto_hyperplane(x: Tensor, w: Tensor, value: Tensor, norm: str) -> Tensor:
@@ -35,17 +37,17 @@ def onto_hyperplane(x: Tensor, w: Tensor, value: Tensor, norm: str) -> Tensor:
         value: (N,), <w, x> - b for the hyperplane <w, .> = b: how far x is from it, in units of w.
         norm: Which p measures delta: "linf", "l2" or "l1".
     """
-    down = torch.where(value[:, None] < 0, -w, w).sign()  # <w, x> changes the right way where pixels go against it
-    room = torch.where(down > 0, x, 1 - x)
+    # <w, x> changes the right way where pixels go against ``down``; arithmetic, since masks are slow on the CPU
+    down = w.sign() * torch.where(value < 0, -1, 1)[:, None]
+    room = (x - (-down).clamp(min=0)).abs()
     size = w.abs()
     top = size.amax(dim=1).clamp(min=torch.finfo(w.dtype).tiny)
     size, amount = size / top[:, None], value.abs() / top
     if norm == "l1":
         return -down * _filled(size, room, amount)
-    rate = size if norm == "linf" else size.square()
-    s = _level(size * room, rate, amount)[:, None]
-    step = torch.minimum(room, s if norm == "linf" else s * size)
-    return torch.where(size > 0, -down * step, 0)
+    solve = _climbed if x.device.type == "cpu" else _sorted
+    s = solve(size * room, size if norm == "linf" else size.square(), amount)[:, None]
+    return -down * torch.minimum(room, s if norm == "linf" else s * size)
 
 
 def _take(values: Tensor, place: Tensor) -> Tensor:
@@ -57,8 +59,8 @@ def _before(values: Tensor) -> Tensor:
     return F.pad(values.cumsum(dim=1)[:, :-1], (1, 0))
 
 
-def _level(full: Tensor, rate: Tensor, amount: Tensor) -> Tensor:
-    """Return the s with sum_i min(full_i, rate_i s) = amount, (N,); inf where the sum stays below."""
+def _sorted(full: Tensor, rate: Tensor, amount: Tensor) -> Tensor:
+    """Return the s with sum_i min(full_i, rate_i s) = amount, (N,); the largest number where the sum stays below."""
     full_at, order = torch.where(rate > 0, full / rate, 0).sort(dim=1)
     rate = rate.gather(1, order)
     before = _before(rate * full_at)
@@ -66,7 +68,24 @@ def _level(full: Tensor, rate: Tensor, amount: Tensor) -> Tensor:
     count = (before + full_at * growing < amount[:, None]).sum(dim=1)
     place = count.clamp(max=full.shape[1] - 1)
     s = (amount - _take(before, place)).clamp(min=0) / _take(growing, place)
-    return s.masked_fill(count == full.shape[1], torch.inf)
+    return s.masked_fill(count == full.shape[1], torch.finfo(s.dtype).max)
+
+
+def _climbed(full: Tensor, rate: Tensor, amount: Tensor) -> Tensor:
+    """Return what ``_sorted`` returns, by Newton's method from below.
+
+    The sum is concave in s, so no step goes too far, and each but the last finds more terms to be full: a row's steps
+    are its own, and it is at its end when s stays.
+    """
+    largest = torch.finfo(full.dtype).max
+    s = torch.zeros_like(amount).masked_fill(full.sum(dim=1) < amount, largest)
+    while True:
+        grows = (full > rate * s[:, None]).to(full)
+        growing = (rate * grows).sum(dim=1).clamp(min=torch.finfo(full.dtype).tiny)
+        after = torch.maximum(s, ((amount - (full - full * grows).sum(dim=1)) / growing).clamp(max=largest))
+        if not bool((after > s).any()):  # NaN included
+            return after
+        s = after
 
 
 def _filled(size: Tensor, room: Tensor, amount: Tensor) -> Tensor:

@@ -120,19 +120,19 @@ def tiled(side: int, sign: Tensor, flip: Tensor, height: int, width: int, norm: 
     return F.pad(image, (left, width - across * side - left, above, height - down * side - above))
 
 
-def masks(corner: Tensor, side: Tensor, height: int, width: int) -> Tensor:
-    """Return which pixels are inside square windows, (N, 1, height, width), bool.
+def masks(corner: Tensor, side: Tensor, like: Tensor) -> Tensor:
+    """Return 1 inside square windows and 0 outside, (N, 1, H, W), of the dtype of ``like``.
 
     Args:
         corner: (N, 2), int64, the row and the column of the upper left pixel.
         side: (N,), int64.
-        height: Of the images.
-        width: Of the images.
+        like: (N, C, H, W), the images.
     """
-    rows = torch.arange(height, device=side.device) - corner[:, :1]
-    columns = torch.arange(width, device=side.device) - corner[:, 1:]
+    rows = torch.arange(like.shape[2], device=side.device) - corner[:, :1]
+    columns = torch.arange(like.shape[3], device=side.device) - corner[:, 1:]
     side = side[:, None]
-    return ((rows >= 0) & (rows < side))[:, None, :, None] & ((columns >= 0) & (columns < side))[:, None, None, :]
+    inside = [((at >= 0) & (at < side)).to(like.dtype) for at in (rows, columns)]
+    return inside[0][:, None, :, None] * inside[1][:, None, None, :]
 
 
 def placed(bumps: Tensor, which: Tensor, corner: Tensor, height: int, width: int) -> Tensor:
@@ -145,10 +145,11 @@ def placed(bumps: Tensor, which: Tensor, corner: Tensor, height: int, width: int
         height: Of the images.
         width: Of the images.
     """
-    last = bumps.shape[-1] - 1
-    rows = (torch.arange(1, height + 1, device=which.device) - corner[:, :1]).clamp(0, last)
-    columns = (torch.arange(1, width + 1, device=which.device) - corner[:, 1:]).clamp(0, last)
-    return bumps[which[:, None, None], rows[:, :, None], columns[:, None, :]][:, None]
+    size = bumps.shape[-1]
+    rows = (torch.arange(1, height + 1, device=which.device) - corner[:, :1]).clamp(0, size - 1)
+    columns = (torch.arange(1, width + 1, device=which.device) - corner[:, 1:]).clamp(0, size - 1)
+    place = ((which[:, None] * size + rows) * size)[:, :, None] + columns[:, None, :]
+    return bumps.flatten().index_select(0, place.flatten()).view(-1, 1, height, width)
 
 
 def gathered(
@@ -164,22 +165,21 @@ def gathered(
         eps: (N, 1, 1, 1).
         bumps: (N, 1, H, W), 0 outside the first window.
         sign: (N, C, 1, 1), -1 or 1.
-        first: (N, 1, H, W), bool, the window that the mass goes to.
-        second: (N, 1, H, W), bool, the one that it comes from.
+        first: (N, 1, H, W), 1 inside the window that the mass goes to, 0 outside.
+        second: (N, 1, H, W), the same for the one that it comes from.
         norm: "l2" or "l1".
     """
-    channels, both = delta.shape[1], first | second
+    channels, both = delta.shape[1], torch.maximum(first, second)
     size = delta**2 if norm == "l2" else delta.abs()
-    parts = torch.cat([first, both, torch.ones_like(first)], dim=1).flatten(2).to(delta)
-    here, around, image = (size.flatten(2) @ parts.mT)[..., None, None].unbind(dim=2)
-    image = image.sum(dim=1, keepdim=True)
+    image = size.flatten(1).sum(dim=1).view(-1, 1, 1, 1)
+    here, around = ((size * inside).sum(dim=(-2, -1), keepdim=True) for inside in (first, both))
     if norm == "l2":
         here, mass = here.sqrt(), ((eps**2 - image).clamp(min=0) / channels + around).sqrt()
     else:
         mass = (eps - image).clamp(min=0) + around * channels
     shape = torch.addcmul(delta / (TINY + here), bumps, sign).mul_(first)
     length = torch.linalg.vector_norm(shape, ord=2 if norm == "l2" else 1, dim=(-2, -1), keepdim=True)
-    return delta.masked_fill_(both, 0).addcmul_(shape, mass / (TINY + length))
+    return delta.mul_(1 - both).addcmul_(shape, mass / (TINY + length))
 
 
 def gathered_as_code(
@@ -189,7 +189,7 @@ def gathered_as_code(
 
     All examples have the same windows.
     """
-    channels, both = delta.shape[1], first | second
+    channels, both = delta.shape[1], torch.maximum(first, second)
     size = delta**2 if norm == "l2" else delta.abs()
     image = size.flatten(1).sum(dim=1).view(-1, 1, 1, 1)
     here, around = _cut(size, first), (size * both).sum(dim=(-2, -1), keepdim=True)
@@ -201,11 +201,11 @@ def gathered_as_code(
         shape = delta / (TINY + here) + bumps * sign
         length = _cut(shape.abs(), first)
         mass = ((eps - image).clamp(min=0) / channels + around) * channels
-    return delta * ~both + shape / (TINY + length) * mass * first
+    return delta * (1 - both) + shape / (TINY + length) * mass * first
 
 
-def _cut(values: Tensor, mask: Tensor) -> Tensor:
+def _cut(values: Tensor, window: Tensor) -> Tensor:
     """Return the sum inside the one window of all images, (N, C, 1, 1), which the code cuts out before it sums."""
-    rows, columns = (int(mask[0].any(dim=dim).sum()) for dim in (2, 1))
-    inside = values.masked_select(mask[:1]).view(*values.shape[:2], rows, columns)
-    return inside.sum(dim=(-2, -1), keepdim=True)
+    inside = window[:1] > 0
+    side = int(inside.any(dim=-1).sum())
+    return values.masked_select(inside).view(*values.shape[:2], side, side).sum(dim=(-2, -1), keepdim=True)

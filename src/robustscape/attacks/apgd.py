@@ -46,7 +46,8 @@ class APGD:
     Deviations:
         From AutoAttack's code: the first misclassified iterate is returned, there the last. The first loss is compared
         with that of the start, there with 0. Several passes are averaged for loss and success also, where the code
-        takes the last pass. The gradient under l2 is scaled before it is normalised, so that a tiny one counts.
+        takes the last pass. The gradient under l2 is scaled before it is normalised, so that a tiny one counts. Under
+        l1 a step changes at least one pixel that is not at the edge of the box, where the code may stall.
         From the paper: a step is also halved where exactly a share of ``rho`` of the steps raised the loss, as in
         the code. With few classes the losses become differences of logits, see ``note``.
     """
@@ -77,6 +78,10 @@ class APGD:
             raise BadInput(
                 f"APGD raises losses of labels, and {type(self.loss).__name__} does not look at them; "
                 "did you mean CrossEntropy, DLR or TargetedDLR?"
+            )
+        if self.targeted and isinstance(self.loss, DLR):
+            raise BadInput(
+                "targeted=True with DLR would as soon raise the third logit as y's; did you mean TargetedDLR?"
             )
 
     def at(self, eps: float) -> APGD:

@@ -32,8 +32,8 @@ class FAB:
     what counts.
 
     One step is one forward and, in all but untargeted FAB, one backward: it tells the class of the point that the
-    last move led to and linearises there. A round takes ``steps`` + 1 of them and one more for each time that
-    it goes back: at most 2 ``steps`` + 1.
+    last move led to and linearises there. A round takes ``steps`` + 1 of them, one more for each time that it goes
+    back, and one for the ball's surface where all misclassified points were outside: at most 2 ``steps`` + 1.
 
     Attributes:
         threat: Ball and box that the result stays in; the points of the search stay in the box alone.
@@ -52,8 +52,9 @@ class FAB:
 
     Deviations:
         From the paper and the authors' code (AutoAttack): a search for a fixed eps ends at the first misclassified
-        point within eps. Points moved back are looked at too; where the ball's surface lies in between, a point moves
-        back to it and no further. From the code alone: entries of the gradient below 1e-8 count.
+        point within eps. Points moved back are looked at too, and so is, last of all, the nearest misclassified point
+        moved onto the ball's surface, where it was outside. From the code alone: entries of the gradient below 1e-8
+        count.
     """
 
     threat: ThreatModel = field(default_factory=ThreatModel)
@@ -131,7 +132,7 @@ class FAB:
 
         Beyond what every state has: ``at`` (N, C, H, W), where it is; ``fresh``, whether a move begins there whatever
         its class; ``moves``, iterations so far; ``part``, which target and restart; ``ranked`` (N, targets), the
-        classes to go for; ``least``, norm of the nearest success so far.
+        classes to go for; ``nearest`` (N, C, H, W), the misclassified point nearest to x so far; ``least``, how far.
 
         Raises:
             BadInput: ``minimum`` in reference mode, which has no such thing.
@@ -144,7 +145,8 @@ class FAB:
         state = {
             "x": rows.x, "y": rows.y, "eps": rows.eps, "index": rows.index, "round": rows.round, "step": zero,
             "x_adv": rows.x, "wrong": no, "score": -far, "over": no, "finite": ~no, "dull": no,
-            "fresh": ~no, "moves": zero, "part": zero if self.minimum else rows.round, "least": far,
+            "fresh": ~no, "moves": zero, "part": zero if self.minimum else rows.round,
+            "nearest": rows.x, "least": far,
             "ranked": others[:, : self._columns(rows.logits.shape[1])],
         }  # fmt: skip
         return state | {"at": self._start(state, rng)}
@@ -181,12 +183,14 @@ class FAB:
         state = state | _health(state, logits, slope)
         if reference and self.threat.norm != "linf":
             slope = torch.where(slope.abs() < _IGNORED, 0, slope)
-        onward, ended = state["fresh"] | ~fooled, state["moves"] >= self.steps
-        back = self._back(state, size, surface=not reference)
-        at = torch.where(_wide(onward, back), self._moved(state, gap, slope), back)
-        moves = state["moves"] + onward
-        state = state | {"step": state["step"] + 1, "at": at, "moves": moves, "fresh": ~onward}
-        return self._ended(state, ended, rng)
+        onward, arrived = state["fresh"] | ~fooled, state["moves"] >= self.steps
+        back = state["x"] + (state["at"] - state["x"]) * self.beta
+        at = torch.where(_wide(onward, back), self._moved(state, gap, slope, reference=reference), back)
+        state = state | {"step": state["step"] + 1, "at": at, "fresh": ~onward}
+        state["moves"] = state["moves"] + (onward | arrived)
+        if reference:
+            return self._referred(state, arrived)
+        return self._ended(state, arrived, rng)
 
     def _tangent(self, model: nn.Module, state: State) -> tuple[Tensor, Tensor, Tensor]:
         """Return the logits (N, K), the difference to bring to 0 (N,), and its gradient (N, C, H, W)."""
@@ -228,55 +232,69 @@ class FAB:
         return (there, -margin) if self.targeted else (~there, margin)
 
     def _noted(self, state: State, fooled: Tensor, margin: Tensor, size: Tensor, *, reference: bool) -> State:
-        """Return what is now known of the best point; nothing changes once the search has ended."""
+        """Return what is now known of the best points; nothing changes once the search has ended."""
         going, inside = ~(state["wrong"] | state["over"]), size <= state["eps"]
-        found = going & fooled & (~state["fresh"] if reference else inside)
-        if reference or self.minimum:
-            found = found & (size < state["least"])
+        closer = going & fooled & (size < state["least"])
+        closer = closer & ~state["fresh"] if reference else closer
+        found = closer & inside if self.minimum else going & fooled & inside
         better = found | (going & ~fooled & inside & (margin > state["score"]))
         return {
+            "nearest": torch.where(_wide(closer, state["x"]), state["at"], state["nearest"]),
+            "least": torch.where(closer, size, state["least"]),
             "x_adv": torch.where(_wide(better, state["x"]), state["at"], state["x_adv"]),
             "score": torch.where(better, margin, state["score"]),
-            "least": torch.where(found, size, state["least"]),
             "wrong": state["wrong"] if reference or self.minimum else state["wrong"] | found,
         }
 
-    def _moved(self, state: State, gap: Tensor, slope: Tensor) -> Tensor:
+    def _moved(self, state: State, gap: Tensor, slope: Tensor, *, reference: bool) -> Tensor:
         """Return where an iteration leads to, (N, C, H, W)."""
         norm, w = self.threat.norm, slope.flatten(1)
         here, clean = state["at"].flatten(1), state["x"].flatten(1)
-        delta_1 = onto_hyperplane(here, w, gap, norm)
-        delta_2 = onto_hyperplane(clean, w, gap + (w * (clean - here)).sum(dim=1), norm)
+        at_clean = gap + (w * (clean - here)).sum(dim=1)
+        if reference:  # as pyautoattack rounds them
+            b = (w * here).sum(dim=1) - gap
+            gap, at_clean = (w * here).sum(dim=1) - b, (w * clean).sum(dim=1) - b
+        delta_1, delta_2 = onto_hyperplane(here, w, gap, norm), onto_hyperplane(clean, w, at_clean, norm)
         far_1, far_2 = length(delta_1, norm).clamp(min=1e-8), length(delta_2, norm).clamp(min=1e-8)
         a = (far_1 / (far_1 + far_2)).clamp(max=self.alpha_max)[:, None]
         moved = (here + self.eta * delta_1) * (1 - a) + (clean + self.eta * delta_2) * a
         return moved.clamp(0, 1).view_as(slope)
 
-    def _back(self, state: State, size: Tensor, *, surface: bool) -> Tensor:
-        """Return where a misclassified point goes back to, no further than to the ball's surface where that counts."""
-        x, delta, eps = state["x"], state["at"] - state["x"], state["eps"]
-        back = x + delta * self.beta
-        if not surface:
-            return back
-        reach, between = _wide(_SHORT * eps, x), _wide((size > eps) & (self.beta * size < eps), x)
+    def _surface(self, state: State) -> Tensor:
+        """Return the nearest misclassified point moved onto the ball's surface, (N, C, H, W)."""
+        x, delta, reach = state["x"], state["nearest"] - state["x"], _wide(_SHORT * state["eps"], state["x"])
         if self.threat.norm == "linf":  # pixels at their ends stay there
-            return torch.where(between, x + delta.clamp(-reach, reach), back)
-        return torch.where(between, x + delta * (reach / _wide(size, x)), back)
+            return x + delta.clamp(-reach, reach)
+        return x + delta * (reach / _wide(state["least"], x))
 
-    def _ended(self, state: State, ended: Tensor, rng: Draws) -> State:
-        """Return the state with the rounds that have ended over, or, with ``minimum``, at their next part."""
+    def _ended(self, state: State, arrived: Tensor, rng: Draws) -> State:
+        """Return the state with the rounds that have ended over, or, with ``minimum``, at their next part.
+
+        One that has met misclassified points outside the ball alone looks at its surface first.
+        """
+        beyond = torch.isfinite(state["least"]) & (state["least"] > state["eps"])
+        surface = arrived & beyond & (state["moves"] == self.steps + 1)
+        done = arrived & ~surface
+        at = torch.where(_wide(surface, state["x"]), self._surface(state), state["at"])
         if not self.minimum:
-            over = state["over"] | ended
-            if not isinstance(rng, torch.Generator):
-                return state | {"over": over}
-            wrong = over & (state["least"] <= state["eps"])
-            x_adv = torch.where(_wide(wrong | ~over, state["x"]), state["x_adv"], state["x"])
-            return state | {"over": over, "wrong": wrong, "x_adv": x_adv}
-        state = state | {"part": state["part"] + ended, "moves": state["moves"].masked_fill(ended, 0)}
-        over = state["over"] | (state["part"] >= self.restarts * state["ranked"].shape[1])
-        state = state | {"part": state["part"].masked_fill(over, 0), "over": over, "fresh": state["fresh"] | ended}
-        at = torch.where(_wide(ended, state["x"]), self._start(state, rng), state["at"])
-        return state | {"at": at, "wrong": state["wrong"] | (over & torch.isfinite(state["least"]))}
+            return state | {"at": at, "over": state["over"] | done}
+        part = state["part"] + done
+        over = state["over"] | (part >= self.restarts * state["ranked"].shape[1])
+        state = state | {
+            "over": over,
+            "wrong": state["wrong"] | (over & (state["least"] <= state["eps"])),
+            "part": part.masked_fill(over, 0),
+            "moves": state["moves"].masked_fill(done, 0),
+            "fresh": state["fresh"] | done,
+        }
+        return state | {"at": torch.where(_wide(done, at), self._start(state, rng), at)}
+
+    def _referred(self, state: State, arrived: Tensor) -> State:
+        """Return the state with the rounds over that have ended, judged by the nearest point as pyautoattack does."""
+        over = state["over"] | arrived
+        wrong = over & (state["least"] <= state["eps"])
+        x_adv = torch.where(_wide(wrong, state["x"]), state["nearest"], state["x"])
+        return state | {"over": over, "wrong": wrong, "x_adv": x_adv}
 
 
 def _wide(values: Tensor, like: Tensor) -> Tensor:

@@ -104,8 +104,9 @@ class PGD:
         return -loss if self.targeted else loss
 
     def _moved(self, x_adv: Tensor, slope: Tensor, x: Tensor, eps: Tensor | None) -> Tensor:
-        own = eps is None or self.step_size is not None
-        step = self._step() if own else _rowwise(self.relative_step * eps, x)
+        step: Tensor | float = self._step()
+        if eps is not None and self.step_size is None:
+            step = _rowwise(self.relative_step * eps, x)
         return self.threat.project(x_adv + step * self.threat.steepest(slope), x, eps)
 
     def _reached(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -260,4 +261,4 @@ class _Kept:
         if len(left) and size == len(part.rows):
             return part
         left = left.repeat(-(-size // max(len(left), 1)))[:size]
-        return _Part(**{name: value if value is None else value[left] for name, value in vars(part).items()})
+        return replace(part, **{name: value[left] for name, value in vars(part).items() if value is not None})
