@@ -158,8 +158,8 @@ def eps_words(eps: float) -> str:
 
 
 def norm_words(norm: str) -> str:
-    """Return a norm as people write it: "L∞" for "linf", "L2" for "l2", any other as it is."""
-    return {"linf": "L∞", "l2": "L2"}.get(norm, norm)
+    """Return a norm as people write it: "L∞" for "linf", "L2" for "l2", "L1" for "l1", any other as it is."""
+    return {"linf": "L∞", "l2": "L2", "l1": "L1"}.get(norm, norm)
 
 
 def threat_words(norm: str, eps: float) -> str:

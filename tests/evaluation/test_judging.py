@@ -31,6 +31,7 @@ def test_closed_form_inside_ball_and_box():
     assert inside(ThreatModel(eps=0.1), moved, x).tolist() == [True, False, False, True]
     assert inside(ThreatModel(eps=1.0), moved, x).tolist() == [True, True, False, True]
     assert inside(ThreatModel(norm="l2", eps=0.2), moved, x).tolist() == [True, False, False, True]
+    assert inside(ThreatModel(norm="l1", eps=0.4), moved, x).tolist() == [True, False, False, True]
 
 
 @dataclass(frozen=True, kw_only=True)

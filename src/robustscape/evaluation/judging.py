@@ -69,6 +69,8 @@ def inside(threat: Threat, x_adv: Tensor, x: Tensor) -> Tensor:
     ulp = torch.finfo(x.dtype).eps
     if threat.norm == "linf":
         near = delta.abs().amax(dim=1) <= threat.eps + ulp
+    elif threat.norm == "l1":
+        near = delta.abs().sum(dim=1) <= threat.eps + ulp * delta.shape[1]
     else:
         near = torch.linalg.vector_norm(delta, dim=1) <= threat.eps + ulp * delta.shape[1] ** 0.5
     flat = x_adv.flatten(1)
