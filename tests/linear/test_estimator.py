@@ -236,6 +236,27 @@ def test_contract_no_more_steps_are_asked_for_where_they_do_not_help(digits):
         classwise.fit(X[rows], y[rows])
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_closed_form_an_infimum_that_no_weights_attain_is_said_with_how_far_it_is(norm):
+    """Two examples can be told apart from three at 0, whose own least loss is the entropy of one in three."""
+    X, y = np.array([[1.0], [2.0], [0.0], [0.0], [0.0]]), np.array([1, 1, 1, 1, 0])
+    model = RobustLogisticRegression(norm, 0.0, C=np.inf)
+    message = (
+        r"no finite minimum: C is inf and the loss of 2 of 5 .*, 1\.90954, may be up to \S+e-06 \(.* of it\) above"
+    )
+    with pytest.warns(ConvergenceWarning, match=message):
+        model.fit(X, y)
+    assert model.outcome_ == "unattained"
+    assert 0 < model.objective_[0] - (3 * np.log(3) - 2 * np.log(2)) <= model.duality_gap_[0]
+    assert RobustLogisticRegression(norm, 0.0, C=1e6).fit(X, y).outcome_ == "optimal"
+    three = RobustLogisticRegression(norm, 0.0, C=np.inf)
+    with pytest.warns(ConvergenceWarning) as told:
+        three.fit(np.append(X, [[0.0]], axis=0), [2, 2, 2, 1, 0, 0])
+    assert list(three.outcome_) == ["unattained"] * 3
+    for k, warning in enumerate(told):
+        assert f"no finite minimum for class {k} against the rest" in str(warning.message)
+
+
 def test_contract_sparse_features_too_large_for_a_maximum_margin_are_refused():
     X = csr_array(([1.0, -1.0], ([0, 1], [0, 1])), shape=(2, 300_000_000))
     with pytest.raises(BadInput, match=r"C is inf and .* 2 x 300000000 features as a dense array, 4.8 GB, more than 4"):

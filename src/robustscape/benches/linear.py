@@ -25,10 +25,11 @@ from robustscape.objectives.at import AT
 from robustscape.results import stopwatch
 from robustscape.runtime import Runtime, place
 from robustscape.streams import Streams
+from robustscape.training.method import method
 from robustscape.training.optimizers.sgd import SGD
 from robustscape.training.schedules.cosine import Cosine
 from robustscape.training.settings import Training
-from robustscape.training.step import method, step
+from robustscape.training.step import step
 from robustscape.types import BadInput, Batch
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustscape.linear.certificate import REACH
 from robustscape.linear.logistic import check_labels
 from robustscape.linear.norms import check_box, check_eps
 
-_REACH = 10.0  # the certificate holds for weights up to so many times the size of those found
 _STEPS = 3000
 _PENALTIES = tuple(10.0 ** (-place / 2) for place in range(4, 15))  # of the search, each from where the last ended
 _SEARCHED = 100  # steps for each
@@ -37,8 +37,8 @@ class Boxed:
     Attributes:
         w: (d,), float64.
         loss: Mean worst-case loss there, nats per example, exact.
-        gap: How far it is above its minimum at most, among all weights of up to ten times the L1 norm; at most the
-            loss itself, which is nowhere below 0.
+        gap: How far it is above its minimum at most, among all weights of up to ten times the size, in the L1 norm
+            (in ``boxed_l2`` the L2 norm); at most the loss itself, which is nowhere below 0.
         separates: Whether no input of any ball in the box is misclassified: then there is no minimum.
     """
 
@@ -91,7 +91,7 @@ def minimum(x: Tensor, y: Tensor, *, eps: float) -> Boxed:
     v = _descended(loss, np.zeros(z.shape[1]), steps=_STEPS)
     value, slope = loss(v)
     wrong = expit(-(z @ v))
-    bound = float((entr(wrong) + entr(1 - wrong)).mean()) - _REACH * float(v.sum()) * max(0.0, float((-slope).max()))
+    bound = float((entr(wrong) + entr(1 - wrong)).mean()) - REACH * float(v.sum()) * max(0.0, float((-slope).max()))
     separates = bool((z @ v > 0).all())
     return Boxed(w=_weights(v, used), loss=value, gap=min(value, max(0.0, value - bound)), separates=separates)
 

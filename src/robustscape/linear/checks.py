@@ -157,6 +157,15 @@ def separable_warning(reason: str, instead: str) -> UserWarning:
     return UserWarning(f"there is no finite minimum: C is inf and {reason}; {instead}, a finite C gives a minimum")
 
 
+def unattained_warning(value: float, gap: float, escaping: int, n: int, what: str = "") -> ConvergenceWarning:
+    """Return what to say where only infinite weights have the least loss: of how many of n examples, and how far."""
+    return ConvergenceWarning(
+        f"there is no finite minimum{what}: C is inf and the loss of {escaping} of {n} examples falls to 0 only as "
+        f"the weights grow without limit; the objective, {value:.6g}, may be up to {gap:.3g} ({gap / value:.2g} of "
+        "it) above what weights of up to ten times the size reach; a finite C gives a minimum"
+    )
+
+
 def unfinished_warning(value: float, gap: float, steps: int, what: str = "", *, stalled: bool) -> ConvergenceWarning:
     """Return what to say where the duality gap is not within the tolerance; ``stalled``: more steps do not help."""
     far = f"the objective{what}, {value:.6g}, may be up to {gap:.3g} ({gap / value:.2g} of it) above its minimum"

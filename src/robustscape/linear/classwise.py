@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from robustscape.linear.balance import least_subgradient
+from robustscape.linear.certificate import REACH
 from robustscape.linear.cones import in_ball, length
 from robustscape.linear.norms import Norm
 from robustscape.linear.objective import Matrix, pulled
 
-_REACH = 10.0
 _STAGES = 16  # values of mu at most
 _FIRST = 0.1  # what the first one may change F by, as a fraction of its value at W = 0
 _LOWERED = 0.2  # from one to the next
@@ -118,7 +118,7 @@ class Classwise:
 
         _, slope, tilt, a = self.loss(w, b, mu)
         entropy = float(self.cost @ entr(a / self.cost[:, None]).sum(axis=1))
-        tilted = float(np.abs(tilt).sum()) * _REACH * (1 + float(np.abs(b).max())) * self.intercept
+        tilted = float(np.abs(tilt).sum()) * REACH * (1 + float(np.abs(b).max())) * self.intercept
         if self.ridge:
             paid = float((slope * slope).sum()) / (2 * self.ridge)
         else:
@@ -128,7 +128,7 @@ class Classwise:
     def reach(self, w: np.ndarray) -> float:
         """Return the size of the weights up to which the bound without a ridge holds."""
         unit = 1 / (float(abs(self.x).max()) or 1.0)
-        return _REACH * max(float(np.linalg.norm(w)), unit)
+        return REACH * max(float(np.linalg.norm(w)), unit)
 
     def separates(self, w: np.ndarray, b: np.ndarray) -> bool:
         """Return whether no input of any example's threat is misclassified."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from robustscape.linear.norms import Norm
+from robustscape.linear.norms import Norm, Q
 
 
 def length(w: np.ndarray, norm: Norm) -> np.ndarray:
     """Return the dual norm ||w||_q along the last dimension, for perturbations measured in ``norm``."""
-    return np.linalg.norm(w, ord={"linf": 1, "l2": 2, "l1": np.inf}[norm], axis=-1)
+    return np.linalg.norm(w, ord=Q[norm], axis=-1)
 
 
 def in_ball(v: np.ndarray, radius: np.ndarray | float, norm: Norm) -> np.ndarray:

@@ -22,21 +22,15 @@ from robustscape.linear.checks import (
     check_size,
     check_sizes,
     checked_weights,
-    constant_warning,
-    dense,
-    separable_warning,
-    unfinished_warning,
 )
-from robustscape.linear.classwise import Classwise, solve_classwise
+from robustscape.linear.classwise import Classwise
+from robustscape.linear.fits import fit_apart, fit_together
 from robustscape.linear.multiclass import robust
 from robustscape.linear.norms import Box, Norm
-from robustscape.linear.objective import Matrix, Objective
-from robustscape.linear.separability import maximum_margin
-from robustscape.linear.solve import Solution, solve
+from robustscape.linear.objective import Matrix
 from robustscape.types import BadInput
 
 _ROWS = 2048  # examples judged at once
-_QUICK_STEPS = 50  # steps of the class-wise solver for one of ``max_iter``: they are that much cheaper
 
 
 class RobustLogisticRegression(ClassifierMixin, BaseEstimator):
@@ -73,14 +67,14 @@ class RobustLogisticRegression(ClassifierMixin, BaseEstimator):
         n_iter_: Steps, alike.
         outcome_: "optimal", or what was warned of, alike. "unfinished": ``max_iter`` came before ``tol``.
             "constant": eps is so large that without the box no weights are better than none, and they are 0.
-            "separable": C = inf and every ball can be classified, so that there is no minimum; for two classes, or one
-            against the rest, the weights are the maximum-margin direction, ||w||_q = 1; of the class-wise bound they
-            are some that classify every ball. Probabilities mean little then.
+            "separable": C = inf and every ball can be classified, so that there is no minimum; the weights are the
+            maximum-margin direction, ||w||_q = 1, or with the class-wise bound some that classify every ball.
+            "unattained": C = inf and only weights without limit come to the infimum; ``coef_`` is within ``tol`` of it.
+            Not looked for with the class-wise bound, above 2500 features, or above 2^24 in all examples together.
         n_features_in_: d.
 
     Deviations:
-        scikit-learn's ``multi_class="ovr"`` is deprecated there; here it is the default, since it is what is exact for
-        more than two classes.
+        ``multi_class="ovr"`` is deprecated in scikit-learn; here it is the default, as what is exact for more classes.
     """
 
     def __init__(
@@ -139,14 +133,24 @@ class RobustLogisticRegression(ClassifierMixin, BaseEstimator):
         self.classes_ = classes
         if not (weight > 0).all():
             X, numbers, weight = X[weight > 0], numbers[weight > 0], weight[weight > 0]
-        if np.isfinite(self.C):
-            weight = weight * self.C
+        problem = Classwise(
+            x=X,
+            y=numbers,
+            classes=len(classes),
+            cost=weight * (self.C if np.isfinite(self.C) else 1.0),
+            ridge=float(np.isfinite(self.C)),
+            norm=self.norm,
+            eps=float(self.eps),
+            intercept=self.fit_intercept,
+        )
         if len(classes) > 2 and self.multi_class == "classwise_bound":
-            told = self._fit_together(X, numbers, weight, start)
+            found = fit_together(problem, start=start, tolerance=self.tol, steps=self.max_iter, box=self.box)
         else:
             with threadpool_limits(1, user_api="blas"):  # products too small for threads
-                told = self._fit_apart(X, numbers, weight, start)
-        for warning in told:
+                found = fit_apart(problem, classes, start=start, tolerance=self.tol, steps=self.max_iter, box=self.box)
+        self.coef_, self.intercept_, self.objective_ = found.w, found.b, found.value
+        self.duality_gap_, self.n_iter_, self.outcome_ = found.gap, found.iterations, found.outcome
+        for warning in found.warnings:
             warnings.warn(warning, stacklevel=2)
         return self
 
@@ -237,95 +241,6 @@ class RobustLogisticRegression(ClassifierMixin, BaseEstimator):
             labels = torch.from_numpy(numbers[part])
             safe[part] = robust(W, rows, labels, norm=self.norm, eps=eps, box=self.box, intercept=b).numpy()
         return float(np.average(safe, weights=weight))
-
-    # -- the fit -------------------------------------------------------------------------------------------
-
-    def _fit_apart(
-        self, X: Matrix, numbers: np.ndarray, weight: np.ndarray, start: tuple[np.ndarray, np.ndarray] | None
-    ) -> list[Warning]:
-        """Solve each class against the rest, or the second of two against the first; return what to warn of."""
-        chosen = [1] if len(self.classes_) == 2 else range(len(self.classes_))
-        found: list[tuple[Solution, str]] = []
-        told: list[Warning] = []
-        for place, k in enumerate(chosen):
-            problem = Objective(
-                x=X,
-                y=np.where(numbers == k, 1.0, -1.0),
-                cost=weight,
-                ridge=float(np.isfinite(self.C)),
-                norm=self.norm,
-                eps=float(self.eps),
-                intercept=self.fit_intercept,
-            )
-            begin = None if start is None else (start[0][place], float(start[1][place]))
-            found.append(self._solved(problem, begin, self.classes_[k], told))
-        self.coef_ = np.stack([one.w for one, _ in found])
-        self.intercept_ = np.array([one.b for one, _ in found])
-        self.objective_ = np.array([one.value for one, _ in found])
-        self.duality_gap_ = np.array([one.gap for one, _ in found])
-        self.n_iter_ = np.array([one.iterations for one, _ in found])
-        self.outcome_ = np.array([outcome for _, outcome in found])
-        return told
-
-    def _solved(
-        self, problem: Objective, start: tuple[np.ndarray, float] | None, label: Any, told: list[Warning]
-    ) -> tuple[Solution, str]:
-        """Return where the solve for one class ended, and the outcome; adds a warning of what is no minimum found."""
-        what = "" if len(self.classes_) == 2 else f" for class {label} against the rest"
-        if problem.eps > 0 and problem.eps >= problem.threshold():
-            told.append(
-                constant_warning(f"eps={problem.eps:g} is at or beyond {problem.threshold():g}{what}", self.box)
-            )
-            point = problem.constant()
-            ended = Solution(w=point.w, b=point.b, value=point.value, gap=0.0, iterations=0, outcome="optimal")
-            return ended, "constant"
-        found = solve(problem, start=start, tolerance=self.tol, steps=self.max_iter)
-        if found.outcome == "unfinished":
-            told.append(unfinished_warning(found.value, found.gap, found.iterations, what, stalled=found.stalled))
-        if found.outcome != "separable":
-            return found, found.outcome
-        x, signs = torch.from_numpy(dense(problem.x)), torch.from_numpy(problem.y)
-        margin = maximum_margin(x, signs, norm=self.norm, intercept=self.fit_intercept)
-        told.append(
-            separable_warning(
-                f"the data have a margin of {margin.value:.6g} in {self.norm}{what}, above eps={problem.eps:g}",
-                "coef_ is the maximum-margin direction",
-            )
-        )
-        point = problem.at(margin.w.numpy(), margin.intercept or 0.0)
-        ended = Solution(
-            w=point.w, b=point.b, value=point.value, gap=point.value, iterations=found.iterations, outcome="separable"
-        )
-        return ended, "separable"
-
-    def _fit_together(
-        self, X: Matrix, numbers: np.ndarray, weight: np.ndarray, start: tuple[np.ndarray, np.ndarray] | None
-    ) -> list[Warning]:
-        """Solve the class-wise bound; return what to warn of."""
-        problem = Classwise(
-            x=X,
-            y=numbers,
-            classes=len(self.classes_),
-            cost=weight,
-            ridge=float(np.isfinite(self.C)),
-            norm=self.norm,
-            eps=float(self.eps),
-            intercept=self.fit_intercept,
-        )
-        most = _QUICK_STEPS * self.max_iter
-        found = solve_classwise(problem, start=start, tolerance=self.tol, steps=most)
-        self.coef_, self.intercept_ = found.w, found.b
-        self.objective_, self.duality_gap_ = np.array([found.value]), np.array([found.gap])
-        self.n_iter_, self.outcome_ = np.array([found.iterations]), np.array([found.outcome])
-        if found.outcome == "constant":
-            return [constant_warning(f"eps={problem.eps:g} is too large", self.box)]
-        if found.outcome == "separable":
-            return [
-                separable_warning(f"all balls of eps={problem.eps:g} can be classified", "coef_ is one that does it")
-            ]
-        if found.outcome == "unfinished":
-            return [unfinished_warning(found.value, found.gap, found.iterations, stalled=found.iterations < most)]
-        return []
 
     def _start(self, classes: np.ndarray, d: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Return the weights to begin at, where there are any that fit."""

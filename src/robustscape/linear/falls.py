@@ -30,12 +30,26 @@ def worst_falls(x: Tensor, y: Tensor, *, norm: Literal["linf", "l2"], eps: float
     if norm == "linf":
         low, high = down.clamp(max=eps), (1 - down).clamp(max=eps)
         return lambda w: (low @ w.clamp(min=0).T + high @ (-w).clamp(min=0).T).T
-    parts = down.split(max(1, _AT_ONCE // x.shape[1]))
-    return lambda w: torch.stack([torch.cat([_l2_fall(each, part, eps) for part in parts]) for each in w])
+    parts = down.split(rows_at_once(x.shape[1]))
+    return lambda w: torch.stack([torch.cat([l2_moves(each, part, eps) @ each.abs() for part in parts]) for each in w])
 
 
-def _l2_fall(w: Tensor, down: Tensor, eps: float) -> Tensor:
-    """Return the largest |w| . t over 0 <= t <= room, ||t|| <= eps, (N,).
+def rows_at_once(d: int) -> int:
+    """Return how many examples of d pixels the L2 adversary is best solved for at once."""
+    return max(1, _AT_ONCE // d)
+
+
+def l2_moves(w: Tensor, down: Tensor, eps: float, *, tolerance: float = 1e-6) -> Tensor:
+    """Return how far each pixel moves against the margin: the t of largest |w| . t, 0 <= t <= room, ||t|| <= eps.
+
+    Args:
+        w: (d,).
+        down: (N, d), in [0, 1]: the room of a pixel of positive weight; 1 - down is that of another.
+        eps: Radius of the ball, above 0.
+        tolerance: By how much of eps^2 the squares of t may fall short.
+
+    Returns:
+        t, (N, d), at least 0, 0 where w is 0.
 
     It is at t_i^2 = min(room_i^2, w_i^2 u) with sum t_i^2 = eps^2: concave and piecewise linear in u, so that Newton's
     steps from below end at the solution. Where the room ends before the ball, t is the room.
@@ -47,6 +61,6 @@ def _l2_fall(w: Tensor, down: Tensor, eps: float) -> Tensor:
         t = torch.minimum(squared, rate * u[:, None])
         free = (t < squared).to(w) @ rate
         short = torch.where(free > 0, eps**2 - t.sum(dim=1), 0)
-        if not bool((short > 1e-6 * eps**2).any()):
-            return t.sqrt_() @ w.abs()
+        if not bool((short > tolerance * eps**2).any()):
+            return t.sqrt_()
         u = u + short.clamp(min=0) / free.clamp(min=tiny)

@@ -7,6 +7,7 @@ linear model meet the L1 norm under "linf", the L2 norm under "l2" and the large
 
 from __future__ import annotations
 
+import math
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -20,8 +21,11 @@ Norm: TypeAlias = Literal["linf", "l2", "l1"]
 Box: TypeAlias = tuple[float, float]
 """Lowest and highest value of every input, (0.0, 1.0) for pixels."""
 
-_P = {"linf": torch.inf, "l2": 2, "l1": 1}
-_Q = {"linf": 1, "l2": 2, "l1": torch.inf}
+P: dict[Norm, float] = {"linf": math.inf, "l2": 2, "l1": 1}
+"""The exponent of each norm, which measures perturbations."""
+
+Q: dict[Norm, float] = {"linf": 1, "l2": 2, "l1": math.inf}
+"""The exponent of its dual, which measures weights."""
 
 
 def check_norm(norm: str) -> None:
@@ -72,12 +76,12 @@ def check_box(box: Box | None, x: Tensor) -> None:
 
 def dual_norm(w: Tensor, norm: Norm) -> Tensor:
     """Return ||w||_q, the largest rise w . delta over perturbations of norm 1, (...) for w of (..., d)."""
-    return torch.linalg.vector_norm(w, ord=_Q[norm], dim=-1)
+    return torch.linalg.vector_norm(w, ord=Q[norm], dim=-1)
 
 
 def size(delta: Tensor, norm: Norm) -> Tensor:
     """Return ||delta||_p, a perturbation's size in the threat's own norm, (...) for delta of (..., d)."""
-    return torch.linalg.vector_norm(delta, ord=_P[norm], dim=-1)
+    return torch.linalg.vector_norm(delta, ord=P[norm], dim=-1)
 
 
 def steepest(w: Tensor, norm: Norm) -> Tensor:

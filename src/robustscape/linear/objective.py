@@ -20,14 +20,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from robustscape.linear.certificate import REACH
 from robustscape.linear.cones import in_ball, length
-from robustscape.linear.norms import Norm
+from robustscape.linear.norms import Norm, P
 
 Matrix: TypeAlias = Any
 """Features, (N, d), float64: an array or a scipy.sparse matrix in rows (CSR)."""
-
-_REACH = 10.0  # without a ridge: the bound holds for weights up to so many times the point's
-_P = {"linf": np.inf, "l2": 2, "l1": 1}
 
 
 def pulled(x: Matrix, weights: np.ndarray) -> np.ndarray:
@@ -92,7 +90,7 @@ class Objective:
         """Return the eps from which on w = 0 is best: see ``separability.constant_threshold``."""
         point = self.constant()
         above, below = point.masses
-        return float(np.linalg.norm(point.pulls @ np.array([1, -1]), ord=_P[self.norm])) / (above + below)
+        return float(np.linalg.norm(point.pulls @ np.array([1, -1]), ord=P[self.norm])) / (above + below)
 
     def thinned(self, every: int) -> Objective:
         """Return the same objective on every so manieth example, each counting for those left out."""
@@ -177,5 +175,5 @@ class Point:
         if p.ridge:
             beyond = g - in_ball(g, radius, p.norm)
             return entropy - float(beyond @ beyond) / (2 * p.ridge)
-        reach = _REACH * max(float(length(self.w, p.norm)), p.unit)
-        return entropy - reach * max(0.0, float(np.linalg.norm(g, ord=_P[p.norm])) - radius)
+        reach = REACH * max(float(length(self.w, p.norm)), p.unit)
+        return entropy - reach * max(0.0, float(np.linalg.norm(g, ord=P[p.norm])) - radius)

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from robustscape.linear.cones import in_cone, length
-from robustscape.linear.norms import Norm
+from robustscape.linear.norms import Norm, P
 
 _GUESSES = 4  # faces tried by gradient steps before alternating directions
 _ROUNDS = 40
 _SWEEPS = 25  # of alternating directions between two tries
 _RELAXED = 1.6
-_DUAL: dict[Norm, float] = {"linf": np.inf, "l2": 2, "l1": 1}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -137,7 +136,7 @@ def _optimal(z: np.ndarray, slope: np.ndarray, norm: Norm) -> bool:
     d = len(z) - 2
     inside = float(length(z[:d], norm)) <= z[d] * (1 + 1e-12) + 1e-300
     scale = max(float(np.abs(slope[:d]).max()), abs(float(slope[d])))
-    return inside and float(np.linalg.norm(slope[:d], ord=_DUAL[norm])) <= slope[d] + 1e-11 * scale
+    return inside and float(np.linalg.norm(slope[:d], ord=P[norm])) <= slope[d] + 1e-11 * scale
 
 
 def _projected(z: np.ndarray, norm: Norm) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,6 +15,7 @@ from robustscape.report.quantities import Quantity
 from robustscape.report.study import Shown
 from robustscape.report.tables import Cell as Entry
 from robustscape.report.tables import Column, Table
+from robustscape.studies import _yamada_solved as solved
 from robustscape.studies import _yamada_tables as tables
 from robustscape.studies.optimum import Margin, Optimum
 from robustscape.studies.study import Cell
@@ -36,8 +37,9 @@ _CLASSES = ("frog", "ship")
 def cells(study: Yamada, part: str) -> tuple[Cell, ...]:
     """Return the cells of a part."""
     if part == "optimum":
-        parts = [(tables.trainings(study, part), tables.optima(study, part)) for part in tables.SOLVED]
-        return tuple(dict.fromkeys(cell for trained, solved in parts for cell in (*trained, *solved, solved[0].margin)))
+        found = [cell for table in solved.SOLVED for cell in tables.optima(study, table)]
+        parts = [(cell.trained, cell, solved.boxed_cell(cell), cell.margin) for cell in found]
+        return tuple(dict.fromkeys(cell for part in parts for cell in part))
     if part == "norms":
         return tuple(dict.fromkeys(cell for table in tables.PARTS for cell in tables.trainings(study, table)))
     return _cifar2(study)
@@ -60,14 +62,14 @@ def _optima(study: Yamada, values: Mapping[Any, Plain]) -> Shown:
         Column(name="Weights not 0", decimals=0),
     )
     rows = [
-        _optimum_row(cell, values, box)
-        for table in tables.SOLVED
+        _optimum_row(cell, found, values[cell.trained]["exact"], box)
+        for table in solved.SOLVED
         for cell in tables.optima(study, table)
-        for box in ("free", "boxed")
-        if values[cell][box] is not None
+        for box, found in (("no", values[cell]["free"]), ("yes", solved.boxed_value(cell, values)))
+        if found is not None
     ]
     reached = "; ".join(
-        f"{norm_words(norm)} {tables.largest(values[Margin(norm=norm)], norm)}" for norm in tables.SOLVED.values()
+        f"{norm_words(norm)} {solved.largest(values[Margin(norm=norm)], norm)}" for norm in solved.SOLVED.values()
     )
     notes = (
         "Solved without ridge and intercept; the loss is the mean over the training images at their worst inputs, with "
@@ -75,22 +77,21 @@ def _optima(study: Yamada, values: Mapping[Any, Plain]) -> Shown:
         f"Largest ε at which all balls can be classified, without the box: {reached}. Up to it there is no optimum, as "
         "the loss comes as near to 0 as one likes; the row shows the direction of largest margin.",
         "Duality gap: how far the loss is above its minimum at most, among weights of up to ten times the size.",
-        "In the box under L∞ alone, where the worst margin is linear in the weights above 0 and in those below; where "
-        "all balls can be classified only there, the row shows weights that do it.",
+        "In the box where not all balls can be classified without it; where they can only there, the row shows weights "
+        "that do it.",
     )
     title = f"{_PAPER}: what the trained models of Tables 1 and 3 could reach"
     return Shown(title=title, table=Table(columns=columns, rows=tuple(rows)), notes=notes)
 
 
-def _optimum_row(cell: Optimum, values: Mapping[Any, Plain], box: Literal["free", "boxed"]) -> tuple[Entry, ...]:
-    found, trained = values[cell][box], values[cell.trained]["exact"]
+def _optimum_row(cell: Optimum, found: Plain, trained: Plain, box: str) -> tuple[Entry, ...]:
     eps = f"{255 * cell.trained.eps:g}/255" if cell.norm == "linf" else f"{cell.trained.eps:g}"
     accuracies = (100 * of[split] for split in ("train", "test") for of in (found, trained))
     return (
         norm_words(cell.norm),
         eps,
-        "yes" if box == "boxed" else "no",
-        tables.SOLUTIONS[found["outcome"]],
+        box,
+        solved.SOLUTIONS[found["outcome"]],
         None if found["loss"] is None else Quantity(value=found["loss"]),
         Quantity(value=found["trained"]),
         None if found["gap"] is None else f"{found['gap']:.1e}",

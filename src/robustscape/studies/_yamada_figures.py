@@ -15,6 +15,7 @@ from robustscape.report.quantities import Quantity
 from robustscape.report.study import Shown
 from robustscape.report.tables import Cell as Entry
 from robustscape.report.tables import Column, Table
+from robustscape.studies import _yamada_solved as solved
 from robustscape.studies import _yamada_spectra
 from robustscape.studies import _yamada_tables as tables
 from robustscape.studies.landscapes import Slices
@@ -42,7 +43,7 @@ class _Models:
     @property
     def norm(self) -> Norm:
         """The norm of the perturbations."""
-        return tables.SOLVED[self.table]
+        return solved.SOLVED[self.table]
 
     @property
     def rows(self) -> tuple[PublishedRow, ...]:

@@ -11,7 +11,8 @@ from robustscape.report.quantities import Quantity
 from robustscape.report.study import Shown
 from robustscape.report.tables import Cell as Entry
 from robustscape.report.tables import Column, Table
-from robustscape.studies.optimum import Margin, Norm, Optimum, Reach
+from robustscape.studies import _yamada_solved as solved
+from robustscape.studies.optimum import Norm, Optimum, Reach
 from robustscape.studies.published import PublishedRow, PublishedTable, published
 from robustscape.studies.study import Cell
 from robustscape.studies.trained import Trained
@@ -29,31 +30,10 @@ ADVERSARY: dict[str, Literal["pgd", "noise"]] = {
     "table3": "pgd",
     "table4": "noise",
 }
-SOLVED: dict[str, Norm] = {"table1": "l2", "table3": "linf"}
-"""Tables beside which the optima stand, and their norm."""
-
-SOLUTIONS = {
-    "optimal": "optimum",
-    "unfinished": "not finished",
-    "constant": "w = 0 is best",
-    "separable": "none: separable",
-}
-"""Outcomes of a solve in words."""
-
 _BESIDE = {"table3": (63.75,)}  # rows that the paper does not have
 _UNMET = {"table3": (76.5, 63.75)}  # a row that is not met, and another eps that it looks like
 _CLOSE = 0.15  # points
 _ZERO = "At eps 0 the paper prints two test accuracies of one training: 99.95 in Tables 1 and 2, 99.91 in 3 and 4."
-_SOLVED = (
-    "Solved: what minimises the adversarial loss without the pixel box or, where all balls can be classified, so that "
-    "there is no minimum, the direction of largest margin, up to ε = {}; judged exactly, in ball and box. Losses and "
-    "certificates are in the part optimum."
-)
-_UNSOLVED = "No optimum is shown: the mean loss over noise that is kept in the pixel range has no closed form."
-_BOXED = (
-    "Solved in the box: the same under the adversary that stays in the pixel range, as PGD does; a dash where all "
-    "balls can be classified without it."
-)
 
 
 def printed(part: str) -> PublishedTable:
@@ -74,23 +54,20 @@ def trainings(study: Yamada, part: str) -> tuple[Trained, ...]:
 
 
 def optima(study: Yamada, part: str) -> tuple[Optimum, ...]:
-    """Return the optimum of each row of a table of ``SOLVED``."""
-    return tuple(Optimum(norm=SOLVED[part], trained=trained) for trained in trainings(study, part))
+    """Return the optimum of each row of a table of ``solved.SOLVED``."""
+    return solved.optima(part, trainings(study, part))
 
 
 def cells(study: Yamada, part: str) -> tuple[Cell, ...]:
-    """Return what a table is made from: trainings, and where PGD is the adversary what linear models can reach."""
+    """Return what a table is made from: trainings, and what linear models can reach."""
     trained = trainings(study, part)
-    if part not in SOLVED:
-        return trained
-    return (*trained, *optima(study, part), Margin(norm=SOLVED[part]), *_reach(study, part))
+    return tuple(dict.fromkeys((*trained, *solved.cells(part, trained), *_reach(study, part))))
 
 
 def show(study: Yamada, part: str, values: Mapping[Any, Plain]) -> Shown:
     """Return a table from its cells."""
     table, trained = printed(part), trainings(study, part)
     shown = [_row(row, table, values[cell]) for row, cell in zip(rows(part), trained, strict=True)]
-    columns = _columns()
     words = study.training
     momentum = f" and momentum {words.optimizer.momentum:g}" if isinstance(words.optimizer, SGD) else ""
     notes = [
@@ -103,28 +80,17 @@ def show(study: Yamada, part: str, values: Mapping[Any, Plain]) -> Shown:
         notes.append("Other images than the paper's: the differences mean nothing.")
     else:
         notes.append(_within(table, shown))
-    if part in SOLVED:
-        columns += _solved_columns(SOLVED[part])
-        beside = [values[cell] for cell in optima(study, part)]
-        shown = [(*row, *_solved_row(SOLVED[part], value)) for row, value in zip(shown, beside, strict=True)]
-        largest_eps = largest(values[Margin(norm=SOLVED[part])], SOLVED[part])
-        notes += [_SOLVED.format(largest_eps), *[_BOXED] * (SOLVED[part] == "linf")]
-    else:
-        notes.append(_UNSOLVED)
+    more, beside, said = solved.beside(part, trained, values)
+    shown = [(*row, *rest) for row, rest in zip(shown, beside, strict=True)]
+    notes += said
     notes += [_unmet(table, values[cell], values[cell.optimum]) for cell in _reach(study, part)]
     title = f"{table.paper}, {table.table}: {table.what[0].lower()}{table.what[1:]}"
-    return Shown(title=title, table=Table(columns=columns, rows=tuple(shown)), notes=tuple(notes))
+    return Shown(title=title, table=Table(columns=(*_columns(), *more), rows=tuple(shown)), notes=tuple(notes))
 
 
 def eps_in(row: PublishedRow, table: PublishedTable) -> str:
     """Return the eps of a row in the table's own unit."""
     return f"{row.eps:g}" if table.unit == 1 else f"{row.eps:g}/{table.unit}"
-
-
-def largest(margin: Plain, norm: Norm) -> str:
-    """Return a maximum margin in words, the largest eps at which all balls can be classified."""
-    levels = f" = {255 * margin['margin']:.2f}/255" if norm == "linf" else ""
-    return f"{margin['margin']:.5f}{levels} (certified to {max(margin['upper'] - margin['margin'], 0.0):.0e})"
 
 
 def _training(study: Yamada, part: str, eps: float) -> Trained:
@@ -137,7 +103,7 @@ def _reach(study: Yamada, part: str) -> tuple[Reach, ...]:
     if part not in _UNMET or study != type(study)(seed=study.seed):
         return ()
     eps, smaller = _UNMET[part]
-    optimum = Optimum(norm=SOLVED[part], trained=_training(study, part, eps))
+    optimum = Optimum(norm=solved.SOLVED[part], trained=_training(study, part, eps))
     return (Reach(optimum=optimum, smaller=smaller / printed(part).unit),)
 
 
@@ -161,20 +127,6 @@ def _row(row: PublishedRow, table: PublishedTable, value: Plain) -> tuple[Entry,
     return (eps_in(row, table), *entries)
 
 
-def _solved_columns(norm: Norm) -> tuple[Column, ...]:
-    names = ["solved", *["solved in the box"] * (norm == "linf")]
-    numbers = [Column(name=f"{split}, {name}", unit="%", decimals=2) for name in names for split in ("Train", "Test")]
-    return (Column(name="Optimum"), *numbers)
-
-
-def _solved_row(norm: Norm, value: Plain) -> tuple[Entry, ...]:
-    """Return what a solve reached; a dash where it was not done in the box."""
-    boxes = ("free", "boxed") if norm == "linf" else ("free",)
-    numbers = [None if value[box] is None else value[box][split] for box in boxes for split in ("train", "test")]
-    entries = (None if number is None else Quantity(value=100 * number) for number in numbers)
-    return (SOLUTIONS[value["free"]["outcome"]], *entries)
-
-
 def _within(table: PublishedTable, shown: list[tuple[Entry, ...]]) -> str:
     """Say how many of the paper's rows are met."""
     places = [place for place, column in enumerate(_columns()) if "difference" in column.name]
@@ -187,7 +139,7 @@ def _unmet(table: PublishedTable, reach: Plain, optimum: Plain) -> str:
     """Say what is known of the row that is not met, in the order of train and test."""
     (wanted, like), unit = _UNMET["table3"], table.unit
     paper = next(row for row in table.rows if row.eps == wanted)
-    solved, found, judged = (
+    best, found, judged = (
         f"{100 * of['train']:.2f} and {100 * of['test']:.2f}"
         for of in (optimum["boxed"], reach["searched"], reach["smaller"])
     )
@@ -195,7 +147,7 @@ def _unmet(table: PublishedTable, reach: Plain, optimum: Plain) -> str:
     return (
         f"At {wanted:g}/{unit} the paper prints {paper.train:.2f} on train and {paper.test:.2f} on test. Under an "
         f"adversary that uses all of that radius, as 100 steps of 0.01 do, the optimum of the loss in the box has "
-        f"{solved}, and the best that a search for accuracy itself found on train {found}: no proof that no weights "
+        f"{best}, and the best that a search for accuracy itself found on train {found}: no proof that no weights "
         f"have more. The model trained at {wanted:g}/{unit} has {judged} under {like:g}/{unit}, within "
         f"{apart:.2f} points of what is printed."
     )

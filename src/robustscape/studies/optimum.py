@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from robustscape.linear.boxed import minimum, searched
@@ -22,8 +23,11 @@ from robustscape.types import BadInput, Images, Plain, Splits
 
 Norm = Literal["l2", "linf"]
 
-_PIXELS: Box = (0.0, 1.0)
-_CLOSE = 1e-3  # gap of an optimum as a fraction of the loss
+PIXELS: Box = (0.0, 1.0)
+"""The pixel range."""
+
+CLOSE = 1e-3
+"""Largest gap of what is called an optimum, as a fraction of the loss."""
 
 
 def vectors(images: Images) -> tuple[Tensor, Tensor]:
@@ -120,11 +124,13 @@ class Optimum:
         """
         trained = torch.tensor(values[self.trained]["w"], dtype=torch.float64)
         yield 0, 2
-        free = self._free(data, trained, values[self.margin])
+        with threadpool_limits(1, user_api="blas"):  # each process has one
+            free = self._free(data, trained, values[self.margin])
         yield 1, 2
         boxed = None
         if self.norm == "linf" and free["outcome"] != "separable":
-            boxed = self._boxed(data, trained)
+            with threadpool_limits(1, user_api="blas"):
+                boxed = self._boxed(data, trained)
         return {"free": free, "boxed": boxed}
 
     def _free(self, data: Splits, trained: Tensor, margin: Plain) -> dict[str, Plain]:
@@ -158,8 +164,8 @@ class Optimum:
         """Solve with the box."""
         x, y = vectors(data.train)
         found = minimum(x, y, eps=self.trained.eps)
-        at = AdversarialLogistic(x=x, y=y, norm=self.norm, eps=self.trained.eps, box=_PIXELS).at(trained)
-        close = "optimal" if found.gap <= _CLOSE * found.loss else "unfinished"
+        at = AdversarialLogistic(x=x, y=y, norm=self.norm, eps=self.trained.eps, box=PIXELS).at(trained)
+        close = "optimal" if found.gap <= CLOSE * found.loss else "unfinished"
         return {
             "outcome": "separable" if found.separates else close,
             "loss": None if found.separates else found.loss,
@@ -170,7 +176,7 @@ class Optimum:
 
     def _judged(self, w: Tensor, data: Splits) -> dict[str, Plain]:
         """Return the robust accuracies in ball and box, and how many weights there are."""
-        return {**_both(w, data, norm=self.norm, eps=self.trained.eps), "weights": int((w != 0).sum())}
+        return {**robust_accuracies(w, data, norm=self.norm, eps=self.trained.eps), "weights": int((w != 0).sum())}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,20 +219,21 @@ class Reach:
         """
         eps = self.optimum.trained.eps
         yield 0, 1
-        found = searched(*vectors(data.train), eps=eps)
+        with threadpool_limits(1, user_api="blas"):
+            found = searched(*vectors(data.train), eps=eps)
         trained = torch.tensor(values[self.optimum.trained]["w"], dtype=torch.float64)
         return {
-            "searched": _both(found, data, norm="linf", eps=eps),
-            "smaller": _both(trained, data, norm="linf", eps=self.smaller),
+            "searched": robust_accuracies(found, data, norm="linf", eps=eps),
+            "smaller": robust_accuracies(trained, data, norm="linf", eps=self.smaller),
         }
 
 
-def _both(w: Tensor, data: Splits, *, norm: Norm, eps: float) -> dict[str, Plain]:
+def robust_accuracies(w: Tensor, data: Splits, *, norm: Norm, eps: float) -> dict[str, Plain]:
     """Return the fraction of each split's images of which nothing in ball and box is misclassified, exact."""
     found: dict[str, Plain] = {}
     for name, images in {"train": data.train, "test": data.test}.items():
         x, y = vectors(images)
         found[name] = float(
-            (AdversarialLogistic(x=x, y=y, norm=norm, eps=eps, box=_PIXELS).at(w).margin > 0).double().mean()
+            (AdversarialLogistic(x=x, y=y, norm=norm, eps=eps, box=PIXELS).at(w).margin > 0).double().mean()
         )
     return found

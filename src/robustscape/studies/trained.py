@@ -95,7 +95,7 @@ class Trained:
             on clean images ("clean"); "history": that on test by which the epoch was chosen, for each; "epoch", from
             1; and "w", the weights of one output.
         """
-        model = Linear(bias=False, outputs="one").build(image=_shape(data.train), classes=2, seed=self.seed)
+        model = self._built(data)
         attack, total = self.attack(self.train_steps), self.training.epochs + 1
         objective = Natural() if attack is None else AT(attack=attack)
         yield 0, total
@@ -124,6 +124,20 @@ class Trained:
             "epoch": max(range(len(history)), key=lambda number: (history[number], number)) + 1,
             "w": kept.flatten().tolist(),
         }
+
+    def accuracies(self, w: Tensor, data: Splits) -> dict[str, Plain]:
+        """Return the accuracies of other weights, (d,), on both splits, under what this training's own are judged by.
+
+        Under noise that is the same draw for each image.
+        """
+        model = self._built(data)
+        with torch.no_grad():
+            model.linear.weight.copy_(w.expand_as(model.linear.weight))
+        change = self._found(model)
+        return {name: accuracy(model, of, change) for name, of in {"train": data.train, "test": data.test}.items()}
+
+    def _built(self, data: Splits) -> LinearNetwork:
+        return Linear(bias=False, outputs="one").build(image=_shape(data.train), classes=2, seed=self.seed)
 
     def _judged(self, model: LinearNetwork, data: Splits) -> dict[str, Plain]:
         """Return the accuracies of the model on both splits."""
