@@ -50,7 +50,7 @@ def _margin(model, x, y):
 
 
 def _authors(model, attack: Square, seed: int):
-    from pyautoattack.square import SquareAttack
+    SquareAttack = pytest.importorskip("pyautoattack.square").SquareAttack
 
     threat = attack.threat
     return SquareAttack(model, norm=AUTHORS[threat.norm], n_queries=attack.queries, eps=threat.eps, p_init=attack.p,
@@ -109,7 +109,7 @@ def test_reference_the_best_inputs_of_failures_are_equal_too(norm, targeted):
 
 
 def test_reference_l1_begins_as_the_authors_code():
-    """Their projection onto ball and box is in float32, ours is exact: later iterates go apart where rounding decides."""
+    """Their projection onto ball and box is in float32, ours is exact: later iterates go apart by rounding."""
     model = _network("dense")
     x, y = _images(model)
     attack = Square(threat=ThreatModel(norm="l1", eps=EPS["l1"]), queries=3)

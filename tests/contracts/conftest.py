@@ -30,10 +30,21 @@ def _names(protocol):
     return [name for file, kind in found.items() for name in (file, *(f"{file}.{p}" for p in presets(kind)))]
 
 
+_MOST = {"steps": 10, "queries": 40, "samples": 16}
+"""Of attacks that would take long: what is promised holds of short ones too."""
+
+
+def _short(value):
+    return replace(
+        value, **{name: min(most, getattr(value, name)) for name, most in _MOST.items() if hasattr(value, name)}
+    )
+
+
 def _params(protocol):
     """All members with their defaults, and in every preset; data that lie in files are slow to read."""
     for name in _names(protocol):
         value = named(protocol, name)
+        value = _short(value) if protocol == "Attack" else value
         from_files = {"path", "data_dir"} & set(vars(value))
         yield pytest.param(value, id=name, marks=[pytest.mark.slow] if from_files else [])
         if protocol == "Attack" and "." not in name:

@@ -95,7 +95,7 @@ def test_contract_flags_do_not_depend_on_the_batch_size():
     with torch.no_grad():
         y = torch.where(torch.arange(50) % 5 > 0, model.eval()(x).argmax(1), y)
     whole, parts = (
-        evaluate(model, x, y, eps=0.03, steps=5, loss_steps=5, batch_size=b, runtime=TRUTH) for b in (50, 7)
+        evaluate(model, x, y, eps=0.03, steps=5, loss_steps=5, batch_size=b, sanity=0, runtime=TRUTH) for b in (50, 7)
     )
     assert 0.1 < whole.robust_error.value < 0.95
     assert np.array_equal(whole.fooled, parts.fooled)
@@ -105,7 +105,7 @@ def test_contract_flags_do_not_depend_on_the_batch_size():
 
 def test_contract_flags_do_not_depend_on_memory():
     model, (x, y) = small_net(), small_data()
-    settings = {"eps": 0.03, "steps": 5, "loss_steps": 5, "batch_size": 20}
+    settings = {"eps": 0.03, "steps": 5, "loss_steps": 5, "batch_size": 20, "sanity": 0}
     whole = evaluate(model, x, y, runtime=TRUTH, **settings)
     for_ten = replace(TRUTH, memory_limit=10.5 * search_bytes(model, TRUTH, x) / 2**30)
     with pytest.warns(UserWarning, match="a batch of 20: it is worked through 10 at a time") as told:
@@ -113,7 +113,7 @@ def test_contract_flags_do_not_depend_on_memory():
     assert len(told) == 1 and np.array_equal(whole.fooled, parts.fooled)
     assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
     with pytest.warns(UserWarning, match="a batch of 20: it is worked through 10 at a time"):
-        drained(evaluating(Evaluating(batch_size=20, steps=1), subject(model, x, y, runtime=for_ten, batch=7)))
+        drained(evaluating(Evaluating(batch_size=20, steps=1, sanity=0), subject(model, x, y, runtime=for_ten, batch=7)))
 
 
 def test_contract_an_example_is_what_it_is_in_any_company():
@@ -151,7 +151,8 @@ def test_contract_no_trace():
     model[4].eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     flags, state = [m.training for m in model.modules()], torch.random.get_rng_state()
-    evaluate(model, x, y, steps=2, loss_steps=2)
+    with pytest.warns(UserWarning, match="chance: 3 of 8"):
+        evaluate(model, x, y, steps=2, loss_steps=2)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert [m.training for m in model.modules()] == flags
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
@@ -160,7 +161,7 @@ def test_contract_no_trace():
 
 def test_contract_a_class_without_examples_is_nan():
     model, (x, _) = small_net(), small_data(6)
-    found = evaluate(model, x, torch.zeros(6, dtype=torch.int64), steps=1, loss_steps=1, classes=("a", "b", "c"))
+    found = evaluate(model, x, torch.zeros(6, dtype=torch.int64), steps=1, loss_steps=1, sanity=0, classes=("a", "b", "c"))
     assert found.classes == ("a", "b", "c") and found.class_n.tolist() == [6, 0, 0]
     assert np.isnan(found.class_robust_error[1:]).all() and 0 <= found.class_robust_error[0] <= 1
 
@@ -192,4 +193,4 @@ def test_contract_settings_that_cannot_be_meant_are_refused(settings, says):
 
 def test_contract_the_example_runs():
     found = doctest.testmod(accuracy)
-    assert found.attempted == 3 and found.failed == 0
+    assert found.attempted == 4 and found.failed == 0

@@ -12,7 +12,7 @@ from robustscape.types import BadInput
 
 def evaluation(error, low, high, loss):
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-    made = evaluate(model, torch.rand(2, 1, 2, 2), torch.tensor([0, 1]), steps=1, restarts=0, loss_restarts=0)
+    made = evaluate(model, torch.rand(2, 1, 2, 2), torch.tensor([0, 1]), steps=1, restarts=0, loss_restarts=0, sanity=0)
     fraction = Number(value=error, low=low, high=high, n=100)
     nats = Number(value=loss, low=loss - 0.3, high=loss + 0.4, n=100)
     return replace(made, clean_error=fraction, robust_error=fraction, clean_loss=nats, robust_loss=nats)

@@ -12,7 +12,7 @@ from robustscape.attacks._common import check, check_labels, told
 from robustscape.attacks.apgd import APGD
 from robustscape.attacks.fab import FAB
 from robustscape.attacks.losses import DLR, TargetedDLR
-from robustscape.attacks.queue import Rows, Walk, queued, radii
+from robustscape.attacks.queue import Rows, queued, radii
 from robustscape.attacks.square import Square
 from robustscape.attacks.threat import ThreatModel
 from robustscape.modes import evaluating
@@ -20,6 +20,7 @@ from robustscape.streams import Streams, numbered
 from robustscape.types import BadInput
 
 _TARGETS = 9
+_STEPS, _QUERIES = 100, 5000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,8 @@ class AutoAttack:
     Attributes:
         threat: Ball and box that the inputs stay in.
         version: Which attacks.
+        steps: Steps of APGD and FAB; the authors' 100 make it AutoAttack, fewer a quick look.
+        queries: Queries of Square; the authors' 5,000, or others, to which its schedule is then fitted.
         batch_size: Inputs at once, at least 1.
 
     Deviations:
@@ -48,32 +51,37 @@ class AutoAttack:
 
     threat: ThreatModel = field(default_factory=ThreatModel)
     version: Literal["standard", "plus", "rand"] = "standard"
+    steps: int = 100
+    queries: int = 5000
     batch_size: int = 250
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
         if self.version not in ("standard", "plus", "rand"):
             raise BadInput(f"AutoAttack has the versions standard, plus and rand, not {self.version!r}")
-        if self.batch_size < 1:
-            raise BadInput(f"batch_size must be at least 1, not {self.batch_size}")
+        for name in ("steps", "queries", "batch_size"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"{name} must be at least 1, not {getattr(self, name)}")
+        self.parts()
 
-    def parts(self) -> dict[str, Walk]:
+    def parts(self) -> dict[str, APGD | FAB | Square]:
         """Return the attacks by their names, in their order."""
-        threat, l1 = self.threat, self.threat.norm == "l1"
+        threat, steps, l1 = self.threat, self.steps, self.threat.norm == "l1"
         targets = 5 if l1 else _TARGETS
-        ce = APGD(threat=threat, restarts=5 if l1 else 1)
-        apgd_t = APGD(threat=threat, loss=TargetedDLR(), targets=targets)
-        fab_t = FAB(threat=threat, targets=targets)
+        ce = APGD(threat=threat, steps=steps, restarts=5 if l1 else 1)
+        dlr = APGD(threat=threat, steps=steps, loss=DLR())
+        apgd_t = APGD(threat=threat, steps=steps, loss=TargetedDLR(), targets=targets)
+        fab_t = FAB(threat=threat, steps=steps, targets=targets)
+        square = Square(threat=threat, queries=self.queries, rescale=self.queries != _QUERIES)
         if self.version == "standard":
-            return {"APGD-CE": ce, "APGD-T": apgd_t, "FAB-T": fab_t, "Square": Square(threat=threat)}
-        dlr = APGD(threat=threat, loss=DLR())
+            return {"APGD-CE": ce, "APGD-T": apgd_t, "FAB-T": fab_t, "Square": square}
         if self.version == "rand":
             return {"APGD-CE": replace(ce, eot=20, restarts=1), "APGD-DLR": replace(dlr, eot=20)}
         return {
             "APGD-CE": replace(ce, restarts=5),
             "APGD-DLR": replace(dlr, restarts=5),
-            "FAB": FAB(threat=threat, targets=None, restarts=5),
-            "Square": Square(threat=threat),
+            "FAB": FAB(threat=threat, steps=steps, targets=None, restarts=5),
+            "Square": square,
             "APGD-T": replace(apgd_t, targets=_TARGETS),
             "FAB-T": replace(fab_t, targets=_TARGETS),
         }
@@ -84,7 +92,10 @@ class AutoAttack:
 
     def describe(self) -> str:
         """Return the attack in words, for captions: "AutoAttack standard (linf 8/255)"."""
-        return f"AutoAttack {self.version} ({told(self.threat)})"
+        short = (
+            "" if (self.steps, self.queries) == (_STEPS, _QUERIES) else f", {self.steps} steps, {self.queries} queries"
+        )
+        return f"AutoAttack {self.version} ({told(self.threat)}{short})"
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, rng: Streams | None = None, eps: Tensor | None = None

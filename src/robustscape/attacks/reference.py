@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -50,4 +52,39 @@ def reference(attack: Walk, model: nn.Module, x: Tensor, y: Tensor, *, seed: int
             wrong = state["wrong"]
             x_adv[left[wrong]] = state["x_adv"][wrong]
             left = left[~wrong]
+    return x_adv
+
+
+def reference_in_turn(
+    attacks: Iterable[Walk], model: nn.Module, x: Tensor, y: Tensor, *, seed: int, batch: int = 250
+) -> Tensor:
+    """Return what pyautoattack 0.2.0 returns for some attacks in turn, such as ``AutoAttack().parts().values()``.
+
+    Each searches the inputs that those before it left, in new batches, the generator seeded anew for every one.
+
+    Args:
+        attacks: Untargeted searches, in their order.
+        model: Pixels in [0, 1] to logits; run in eval mode.
+        x: (N, C, H, W), clean inputs in [0, 1].
+        y: (N,), labels, int64.
+        seed: Of the generators.
+        batch: Inputs at once.
+
+    Returns:
+        x_adv, (N, C, H, W): the first success of each input; x where there is none.
+
+    Raises:
+        BadInput: half-precision inputs, soft labels, labels that do not fit.
+        Diverged: logits that are not finite for clean inputs.
+    """
+    x_adv, left = x.clone(), torch.ones_like(y, dtype=torch.bool)
+    with evaluating(model), torch.no_grad():
+        for rows in torch.arange(len(x), device=x.device).split(batch):
+            left[rows] = model(x[rows]).argmax(dim=1) == y[rows]
+        for attack in attacks:
+            for rows in left.nonzero().flatten().split(batch):
+                found = reference(attack, model, x[rows], y[rows], seed=seed)
+                wrong = model(found).argmax(dim=1) != y[rows]
+                x_adv[rows[wrong]] = found[wrong]
+                left[rows[wrong]] = False
     return x_adv

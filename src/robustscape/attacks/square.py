@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from robustscape.attacks._common import told
 from robustscape.attacks._squares import TINY, Plan, gathered, gathered_as_code, masks, placed, plan, tiled, tiling
+from robustscape.attacks.losses import margin
 from robustscape.attacks.queue import Draws, Rows, State, attacked, draws
 from robustscape.attacks.threat import ThreatModel
 from robustscape.streams import Streams
@@ -35,9 +36,9 @@ class Square:
     Deviations:
         From the paper: none known; a window that changes nothing is not drawn again. From AutoAttack's code: each
         example has windows, bumps and signs of its own, where the code shares one window and bump between all
-        examples of a batch; windows reach the last row and column, which the code never moves unless the
+        examples of a batch; windows reach the last row and column, which the code leaves as they began unless a
         window spans the image; the start counts as a query; the bumps of the start fill images of any size, from
-        min(H, W) // 5 pixels each. With a generator (see ``attacks.reference``) all of these are as in the code.
+        min(H, W) // 5 pixels each. With a generator (see ``attacks.reference``) square images get what the code gives.
     """
 
     threat: ThreatModel = field(default_factory=ThreatModel)
@@ -121,13 +122,11 @@ class Square:
         """Look at the model once; keep the proposals that lower the loss or succeed."""
         y, here = state["y"], state["here"]
         logits = model(here).to(here.dtype)
-        others = logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
-        margin = logits.gather(1, y[:, None])[:, 0] - others
-        margin = -margin if self.targeted else margin
-        loss = F.cross_entropy(logits, y, reduction="none") if self.targeted else margin
+        ahead = margin(logits, y) if self.targeted else -margin(logits, y)
+        loss = F.cross_entropy(logits, y, reduction="none") if self.targeted else ahead
         live = state["margin"] > 0 if as_reference else ~state["wrong"]
-        kept = live & ((-loss > state["score"]) | (margin <= 0))
-        step, best = state["step"] + 1, torch.where(kept, margin, state["margin"])
+        kept = live & ((-loss > state["score"]) | (ahead <= 0))
+        step, best = state["step"] + 1, torch.where(kept, ahead, state["margin"])
         ended = (step > self.queries) | (best <= 0) if as_reference else (step >= self.queries) | (state["eps"] == 0)
         found = (logits.argmax(dim=1) == y) == self.targeted
         return state | {
@@ -138,7 +137,7 @@ class Square:
             "margin": best,
             "over": ended,
             "finite": state["finite"] & torch.isfinite(loss),
-            "dull": state["dull"] | (margin == 0),
+            "dull": state["dull"] | (ahead == 0),
         }
 
     def _plan(self, x: Tensor) -> Plan:

@@ -166,9 +166,10 @@ def evaluate(source: Source, options: Evaluate, checkpoint: str, folder: Path) -
             launch(evaluate, source, shared, checkpoint, folder, runtime=runtime)
             return found + [load(_path(folder, checkpoint, split, other)) for split in left.splits]
         path = _path(folder, checkpoint, split, other)
+        once = settings if place == 0 else replace(settings, sanity=0)  # the same network is looked at once
         partial = path.with_name(f".{path.stem}.partial")
         with threads(looked_at.runtime):
-            work = evaluating(settings, looked_at, partial=partial, adversarial=options.keep_adversarial)
+            work = evaluating(once, looked_at, partial=partial, adversarial=options.keep_adversarial)
             result = follow(work, name=f"evaluate {name}, {split}") if is_first() else drained(work)
         if is_first() and options.keep_adversarial:
             kept = path.with_name(f"{path.stem.replace('evaluation', 'adversarial', 1)}.safetensors")
@@ -247,5 +248,9 @@ def _show(rows: dict[tuple[str, str, str], list[Evaluation]], options: Evaluate)
     out(to_text(table, width=terminal_width()).rstrip("\n"))
     if attacks := attack_table(rows):
         out("\n" + attack_lines(attacks, width=terminal_width()).rstrip("\n"))
+    for names, results in rows.items():
+        for finding in results[0].findings:
+            if finding.fired:
+                out(f"\n! {names[0]}, {names[1]}: {finding.name}: {finding.evidence}")
     if compared := model_comparisons({names: results[0] for names, results in rows.items()}):
         out("\n" + to_lines(compared, width=terminal_width()).rstrip("\n"))

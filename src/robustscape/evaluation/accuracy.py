@@ -7,6 +7,7 @@ tells how far it is.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,18 +19,22 @@ from torch import Tensor, nn
 
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.queue import Noting
+from robustscape.attacks.spsa import SPSA
+from robustscape.attacks.square import Square
 from robustscape.attacks.threat import ThreatModel
 from robustscape.config import to_plain
+from robustscape.evaluation.adversarial import Stored
 from robustscape.evaluation.fingerprint import fingerprint
 from robustscape.evaluation.intervals import bootstrap_mean, wilson
-from robustscape.evaluation.result import Evaluation, Number
+from robustscape.evaluation.result import Evaluation, Finding, Number
+from robustscape.evaluation.sanity import sanity
 from robustscape.evaluation.searching import Tally, searching, tally
 from robustscape.evaluation.standing import Note, Standing, keep_standing, read_standing, searches, standing
 from robustscape.evaluation.subject import drained, in_batches, precision, subject
 from robustscape.evaluation.suites import Entry, Name, budget, entries, entry
 from robustscape.results import provenance, stopwatch
 from robustscape.runtime import Runtime, threads
-from robustscape.runtime.ranks import rank, share, world
+from robustscape.runtime.ranks import from_first, is_first, rank, share, world
 from robustscape.types import Attack, BadInput, Subject
 
 LOSS = "PGD, loss"
@@ -58,6 +63,7 @@ class Evaluating:
         step_size: Length of a step of both in pixel units; None for eps / 4.
         n: Examples, the first of each split; None for all.
         batch_size: Examples per forward.
+        sanity: Examples on which reasons not to believe the numbers are looked for, the first; 0 leaves it out.
         splits: Which splits are evaluated: "test", "train", "validation".
     """
 
@@ -72,11 +78,12 @@ class Evaluating:
     step_size: float | None = None
     n: int | None = 1000
     batch_size: int = 250
+    sanity: int = 128
     splits: tuple[Literal["test", "train", "validation"], ...] = ("test", "train")
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        for name in ("restarts", "loss_restarts"):
+        for name in ("restarts", "loss_restarts", "sanity"):
             if getattr(self, name) < 0:
                 raise BadInput(f"{name} must be at least 0, not {getattr(self, name)}")
         if self.n is not None and self.n < 1:
@@ -137,6 +144,7 @@ def evaluate(
     loss_restarts: int = 2,
     step_size: float | None = None,
     batch_size: int = 250,
+    sanity: int = 128,
     seed: int = 0,
     runtime: Runtime | None = None,
     classes: Sequence[str] = (),
@@ -157,12 +165,14 @@ def evaluate(
         loss_restarts: Its random starts.
         step_size: Length of a step of both, in pixel units; None for eps / 4.
         batch_size: Examples per forward.
+        sanity: Examples on which reasons not to believe the numbers are looked for; 0 leaves it out.
         seed: Seed of all random numbers.
         runtime: Arithmetic of the search; by default the fastest that is known to be right.
         classes: Class names; by default their numbers.
 
     Returns:
-        See ``Evaluation``. What counts and how it is searched: ``evaluating``.
+        See ``Evaluation``. What counts and how it is searched: ``evaluating``. Reasons not to believe the numbers that
+        were found are warnings too.
 
     Raises:
         BadInput: images outside [0, 1], labels outside the classes, eps outside its range, or a model whose
@@ -172,7 +182,8 @@ def evaluate(
     Example:
         >>> from robustscape.models.linear import Linear
         >>> model = Linear().build(image=(1, 4, 4), classes=3, seed=0)
-        >>> evaluate(model, torch.rand(8, 1, 4, 4), torch.zeros(8, dtype=torch.int64), eps=0.1).robust_error.n
+        >>> x = torch.rand(8, 1, 4, 4)
+        >>> evaluate(model, x, model(x).argmax(dim=1), eps=0.1, sanity=0).robust_error.n
         8
     """
     settings = Evaluating(
@@ -187,10 +198,15 @@ def evaluate(
         step_size=step_size,
         n=None,
         batch_size=batch_size,
+        sanity=sanity,
     )
     looked_at = subject(model, x, y, seed=seed, runtime=runtime, batch=batch_size, classes=classes)
     with threads(looked_at.runtime):
-        return drained(evaluating(settings, looked_at))
+        found = drained(evaluating(settings, looked_at))
+    for finding in found.findings:
+        if finding.fired:
+            warnings.warn(f"{finding.name}: {finding.evidence}", stacklevel=2)
+    return found
 
 
 def evaluating(
@@ -239,7 +255,17 @@ def evaluating(
         kept.write(known, None, before + took(), now=True)
         yield Progress(sum(sizes[: 2 + place]), sum(sizes), _words(known, mine))
     known.join()
-    return _result(settings, subject, known, before + took())
+    findings = from_first(_findings(settings, subject, known, jobs) if is_first() else None) or ()
+    return replace(_result(settings, subject, known, before + took()), findings=findings)
+
+
+def _findings(settings: Evaluating, subject: Subject, known: Standing, jobs: Sequence[_Job]) -> tuple[Finding, ...]:
+    """Look for reasons not to believe the numbers."""
+    if not settings.sanity:
+        return ()
+    follows = torch.tensor([not isinstance(job.attack, Square | SPSA | Stored) for job in jobs] + [False])
+    followed = known.clean_wrong | follows.to(known.first.device)[known.first.clamp(min=-1)]
+    return sanity(subject, settings.threat(), n=settings.sanity, fooled=known.fooled, followed=followed)
 
 
 class Progress(NamedTuple):

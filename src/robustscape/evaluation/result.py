@@ -54,6 +54,27 @@ class Searched:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One look for a reason not to believe a robust accuracy.
+
+    Attributes:
+        name: What was looked for, for example "vanishing gradients"; always the same word for the same look.
+        fired: Whether the reason was found.
+        evidence: What was seen, one clause with its numbers.
+        value: The number that decides, where one does.
+        limit: Beyond which value it fires; "pixels" fires below.
+        n: Examples that were looked at.
+    """
+
+    name: str
+    fired: bool
+    evidence: str
+    value: float
+    limit: float
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """Clean and robust performance of one model on one set of examples.
 
@@ -82,6 +103,7 @@ class Evaluation:
         first: (n,), the place in ``searches`` of the first attack that fooled each example; -1 for none, -2 where it
             is misclassified without.
         steps: (n,), the steps that this attack had taken when it did, 0 where it does not say.
+        findings: Reasons not to believe the robust error that were looked for, found or not; see ``sanity``.
         x_adv: (n, C, H, W), the input that fooled the model, the clean one where none did; None where it was not asked
             for, and in the file: see ``evaluation.adversarial``.
     """
@@ -108,6 +130,7 @@ class Evaluation:
     searches: tuple[Searched, ...] = ()
     first: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     steps: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    findings: tuple[Finding, ...] = ()
     x_adv: np.ndarray | None = None
 
 

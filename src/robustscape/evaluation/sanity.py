@@ -22,9 +22,9 @@ from robustscape.attacks.threat import ThreatModel
 from robustscape.evaluation import suspicions
 from robustscape.evaluation.checks import check_images, check_logits
 from robustscape.evaluation.judging import batches, predicted, search
+from robustscape.evaluation.result import Finding
 from robustscape.evaluation.searching import searching, tally
 from robustscape.evaluation.subject import drained
-from robustscape.evaluation.suspicions import Finding
 from robustscape.modes import frozen_statistics
 from robustscape.types import Attack, BadInput, Subject
 

@@ -6,10 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
+from robustscape.attacks.apgd import APGD
+from robustscape.attacks.autoattack import AutoAttack
+from robustscape.attacks.cw import CW
 from robustscape.attacks.fgsm import FGSM
 from robustscape.attacks.losses import TargetedDLR
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.queue import Walk
+from robustscape.attacks.spsa import SPSA
+from robustscape.attacks.square import Square
 from robustscape.attacks.threat import ThreatModel
 from robustscape.types import Attack, BadInput
 
@@ -38,7 +43,7 @@ class Entry:
 def entry(attack: Attack, *, name: str = "", everyone: bool = False) -> Entry:
     """Return an attack as an entry; AutoAttack as its parts."""
     name = name or type(attack).__name__
-    parts = attack.parts() if hasattr(attack, "parts") else {name: attack}  # pyright: ignore
+    parts = attack.parts() if isinstance(attack, AutoAttack) else {name: attack}
     return Entry(name=name, parts=parts, everyone=everyone)
 
 
@@ -62,10 +67,6 @@ def entries(name: Name, threat: ThreatModel, quick: PGD) -> tuple[Entry, ...]:
     """
     if name == "quick":
         return (entry(quick, name="PGD"),)
-    from robustscape.attacks.apgd import APGD  # TEMPORARY
-    from robustscape.attacks.autoattack import AutoAttack
-    from robustscape.attacks.cw import CW
-    from robustscape.attacks.square import Square
 
     if name == "standard":
         attacks: Sequence[Attack] = (
@@ -79,8 +80,6 @@ def entries(name: Name, threat: ThreatModel, quick: PGD) -> tuple[Entry, ...]:
     if name == "wu":
         if threat.norm == "l1":
             raise BadInput("the suite wu is of linf and l2; did you mean autoattack?")
-        from robustscape.attacks.spsa import SPSA
-
         pgd = PGD(threat=threat, steps=20, step_size=_WU_STEP, result="misclassified")
         columns: dict[str, Attack] = {
             "FGSM": FGSM(threat=threat),

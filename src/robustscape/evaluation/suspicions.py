@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from robustscape.attacks.losses import CrossEntropy
 from robustscape.attacks.threat import ThreatModel
 from robustscape.evaluation.chance import is_chance
 from robustscape.evaluation.judging import predicted
+from robustscape.evaluation.result import Finding
 from robustscape.runtime.memory import Parts
 from robustscape.streams import Streams
 from robustscape.types import Subject
@@ -22,27 +22,6 @@ _ANEW = 1e-4  # of the largest logit: how far two equal passes may be apart
 _APART = 1e-3  # of the largest logit: what the company of a batch may change, by rounding
 _VANISHED = 0.05  # of the examples
 _COMPANY = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One look for a reason not to believe a robust accuracy.
-
-    Attributes:
-        name: What was looked for, for example "vanishing gradients"; always the same word for the same look.
-        fired: Whether the reason was found.
-        evidence: What was seen, one clause with its numbers.
-        value: The number that decides, where one does.
-        limit: Beyond which value it fires; "pixels" fires below.
-        n: Examples that were looked at.
-    """
-
-    name: str
-    fired: bool
-    evidence: str
-    value: float
-    limit: float
-    n: int
 
 
 def of_the_model(subject: Subject, logits: Tensor) -> Iterator[Finding]:
