@@ -22,7 +22,7 @@ def length(delta: Tensor, norm: str) -> Tensor:
     """Return the p-norm of each example of delta, (N, ...), as (N,)."""
     flat = delta.flatten(1)
     if norm == "l2":
-        return torch.linalg.vector_norm(flat, dim=1)
+        return (flat**2).sum(dim=1).sqrt()
     return flat.abs().amax(dim=1) if norm == "linf" else flat.abs().sum(dim=1)
 
 
@@ -67,7 +67,8 @@ def _sorted(full: Tensor, rate: Tensor, amount: Tensor) -> Tensor:
     growing = rate.flip(1).cumsum(dim=1).flip(1)
     count = (before + full_at * growing < amount[:, None]).sum(dim=1)
     place = count.clamp(max=full.shape[1] - 1)
-    s = (amount - _take(before, place)).clamp(min=0) / _take(growing, place)
+    tiny = torch.finfo(full.dtype).tiny
+    s = (amount - _take(before, place)).clamp(min=0) / _take(growing, place).clamp(min=tiny)
     return s.masked_fill(count == full.shape[1], torch.finfo(s.dtype).max)
 
 

@@ -7,15 +7,16 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from robustscape.attacks import _projections_reference
 from robustscape.attacks._common import told
-from robustscape.attacks._projections import DUAL, length, onto_hyperplane
-from robustscape.attacks.queue import Draws, Rows, State, attacked, draws
+from robustscape.attacks._fab import Pair, health, judged, started, tangent, wide
+from robustscape.attacks._projections import length, onto_hyperplane
+from robustscape.attacks.queue import Draws, Rows, State, attacked
 from robustscape.attacks.threat import ThreatModel
 from robustscape.streams import Streams
 from robustscape.types import BadInput
 
 _SHORT = 1 - 1e-5  # of eps: how far moving back to the ball's surface goes, so that rounding leaves it inside
-_IGNORED = 1e-8  # entries of a gradient that pyautoattack takes for 0 under l2 and l1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,69 +154,30 @@ class FAB:
 
     def _start(self, state: State, rng: Draws) -> Tensor:
         """Return where a part begins, (N, C, H, W): at x, in restarts at half a radius from it."""
-        x, again = state["x"], state["part"] % self.restarts > 0
-        if self.restarts == 1:
-            return x
-        if isinstance(rng, torch.Generator):
-            if not bool(again.any()):
-                return x
-            draw = torch.rand if self.threat.norm == "linf" else torch.randn
-            noise = draw(x.shape, generator=rng).to(x)
-            noise = 2 * noise - 1 if self.threat.norm == "linf" else noise
-        else:
-            streams = draws(rng, state).tag("start").then(state["part"])
-            shape = tuple(x.shape[1:])
-            if self.threat.norm == "linf":
-                noise = streams.uniform(*shape, low=-1, high=1, dtype=x.dtype)
-            else:
-                noise = streams.normal(*shape, dtype=x.dtype)
-        radius = torch.minimum(state["least"], state["eps"])
-        moved = x + _wide(radius, x) * noise / _wide(length(noise, self.threat.norm), x) * 0.5
-        return torch.where(_wide(again, x), moved.clamp(0, 1), x)
+        again = state["part"] % self.restarts > 0
+        if self.restarts == 1 or (isinstance(rng, torch.Generator) and not bool(again.any())):
+            return state["x"]
+        return torch.where(wide(again, state["x"]), started(state, rng, self.threat.norm), state["x"])
 
     def step(self, model: nn.Module, state: State, rng: Draws) -> State:
         """Return the state after a step: look at the point, then move on, or back where it is misclassified."""
         reference = isinstance(rng, torch.Generator)
-        logits, gap, slope = self._tangent(model, state)
-        fooled, margin = self._judged(logits, state["y"])
+        logits, gap, slope = tangent(model, state["at"], lambda z: self._pairs(z, state), self.threat.norm)
+        fooled, margin = judged(logits, state["y"], targeted=self.targeted)
         size = length(state["at"] - state["x"], self.threat.norm)
-        state = state | self._noted(state, fooled, margin, size, reference=reference)
-        state = state | _health(state, logits, slope)
-        if reference and self.threat.norm != "linf":
-            slope = torch.where(slope.abs() < _IGNORED, 0, slope)
+        known = self._noted(state, fooled, margin, size, reference=reference) | health(state, logits, slope)
         onward, arrived = state["fresh"] | ~fooled, state["moves"] >= self.steps
         back = state["x"] + (state["at"] - state["x"]) * self.beta
-        at = torch.where(_wide(onward, back), self._moved(state, gap, slope, reference=reference), back)
-        state = state | {"step": state["step"] + 1, "at": at, "fresh": ~onward}
-        state["moves"] = state["moves"] + (onward | arrived)
-        if reference:
-            return self._referred(state, arrived)
-        return self._ended(state, arrived, rng)
+        place = {
+            "step": state["step"] + 1,
+            "at": torch.where(wide(onward, back), self._moved(state, gap, slope, reference=reference), back),
+            "fresh": ~onward,
+            "moves": state["moves"] + (onward | arrived),
+        }
+        state = state | known | place
+        return self._referred(state, arrived) if reference else self._ended(state, arrived, rng)
 
-    def _tangent(self, model: nn.Module, state: State) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the logits (N, K), the difference to bring to 0 (N,), and its gradient (N, C, H, W)."""
-        with torch.enable_grad():
-            at = state["at"].detach().requires_grad_()
-            logits = model(at).to(at.dtype)
-            pairs = self._pairs(logits.detach(), state)
-            gap = slope = distance = None
-            for number, (up, down) in enumerate(pairs, start=1):
-                d = (logits.gather(1, up[:, None]) - logits.gather(1, down[:, None])).squeeze(1)
-                (w,) = torch.autograd.grad(d.sum(), at, retain_graph=number < len(pairs))
-                d = d.detach()
-                if len(pairs) == 1:
-                    return logits.detach(), d, w
-                far = d.abs() / (length(w, DUAL[self.threat.norm]) + 1e-12)
-                if gap is None or slope is None or distance is None:
-                    gap, slope, distance = d, w, far
-                    continue
-                nearer = far < distance
-                gap, distance = torch.where(nearer, d, gap), torch.where(nearer, far, distance)
-                slope = torch.where(_wide(nearer, w), w, slope)
-        assert gap is not None and slope is not None
-        return logits.detach(), gap, slope
-
-    def _pairs(self, logits: Tensor, state: State) -> list[tuple[Tensor, Tensor]]:
+    def _pairs(self, logits: Tensor, state: State) -> list[Pair]:
         """Return the classes (N,) whose logit is to rise above that of the other ones (N,), one pair or several."""
         y = state["y"]
         if self.targeted:
@@ -223,13 +185,6 @@ class FAB:
         if self.targets is None:
             return [(other + (y <= other), y) for other in range(logits.shape[1] - 1)]
         return [(state["ranked"].gather(1, (state["part"] // self.restarts)[:, None]).squeeze(1), y)]
-
-    def _judged(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return which points are successes, and how far their logits are on that side."""
-        own = logits.gather(1, y[:, None])
-        margin = (logits.scatter(1, y[:, None], -torch.inf).amax(dim=1, keepdim=True) - own).squeeze(1)
-        there = logits.argmax(dim=1) == y
-        return (there, -margin) if self.targeted else (~there, margin)
 
     def _noted(self, state: State, fooled: Tensor, margin: Tensor, size: Tensor, *, reference: bool) -> State:
         """Return what is now known of the best points; nothing changes once the search has ended."""
@@ -239,9 +194,9 @@ class FAB:
         found = closer & inside if self.minimum else going & fooled & inside
         better = found | (going & ~fooled & inside & (margin > state["score"]))
         return {
-            "nearest": torch.where(_wide(closer, state["x"]), state["at"], state["nearest"]),
+            "nearest": torch.where(wide(closer, state["x"]), state["at"], state["nearest"]),
             "least": torch.where(closer, size, state["least"]),
-            "x_adv": torch.where(_wide(better, state["x"]), state["at"], state["x_adv"]),
+            "x_adv": torch.where(wide(better, state["x"]), state["at"], state["x_adv"]),
             "score": torch.where(better, margin, state["score"]),
             "wrong": state["wrong"] if reference or self.minimum else state["wrong"] | found,
         }
@@ -250,11 +205,12 @@ class FAB:
         """Return where an iteration leads to, (N, C, H, W)."""
         norm, w = self.threat.norm, slope.flatten(1)
         here, clean = state["at"].flatten(1), state["x"].flatten(1)
-        at_clean = gap + (w * (clean - here)).sum(dim=1)
-        if reference:  # as pyautoattack rounds them
+        if reference and norm != "l1":
             b = (w * here).sum(dim=1) - gap
-            gap, at_clean = (w * here).sum(dim=1) - b, (w * clean).sum(dim=1) - b
-        delta_1, delta_2 = onto_hyperplane(here, w, gap, norm), onto_hyperplane(clean, w, at_clean, norm)
+            delta_1, delta_2 = (_projections_reference.onto_hyperplane(point, w, b, norm) for point in (here, clean))
+        else:
+            at_clean = gap + (w * (clean - here)).sum(dim=1)
+            delta_1, delta_2 = onto_hyperplane(here, w, gap, norm), onto_hyperplane(clean, w, at_clean, norm)
         far_1, far_2 = length(delta_1, norm).clamp(min=1e-8), length(delta_2, norm).clamp(min=1e-8)
         a = (far_1 / (far_1 + far_2)).clamp(max=self.alpha_max)[:, None]
         moved = (here + self.eta * delta_1) * (1 - a) + (clean + self.eta * delta_2) * a
@@ -262,10 +218,10 @@ class FAB:
 
     def _surface(self, state: State) -> Tensor:
         """Return the nearest misclassified point moved onto the ball's surface, (N, C, H, W)."""
-        x, delta, reach = state["x"], state["nearest"] - state["x"], _wide(_SHORT * state["eps"], state["x"])
+        x, delta, reach = state["x"], state["nearest"] - state["x"], wide(_SHORT * state["eps"], state["x"])
         if self.threat.norm == "linf":  # pixels at their ends stay there
             return x + delta.clamp(-reach, reach)
-        return x + delta * (reach / _wide(state["least"], x))
+        return x + delta * (reach / wide(state["least"], x))
 
     def _ended(self, state: State, arrived: Tensor, rng: Draws) -> State:
         """Return the state with the rounds that have ended over, or, with ``minimum``, at their next part.
@@ -275,7 +231,7 @@ class FAB:
         beyond = torch.isfinite(state["least"]) & (state["least"] > state["eps"])
         surface = arrived & beyond & (state["moves"] == self.steps + 1)
         done = arrived & ~surface
-        at = torch.where(_wide(surface, state["x"]), self._surface(state), state["at"])
+        at = torch.where(wide(surface, state["x"]), self._surface(state), state["at"])
         if not self.minimum:
             return state | {"at": at, "over": state["over"] | done}
         part = state["part"] + done
@@ -287,25 +243,11 @@ class FAB:
             "moves": state["moves"].masked_fill(done, 0),
             "fresh": state["fresh"] | done,
         }
-        return state | {"at": torch.where(_wide(done, at), self._start(state, rng), at)}
+        return state | {"at": torch.where(wide(done, at), self._start(state, rng), at)}
 
     def _referred(self, state: State, arrived: Tensor) -> State:
         """Return the state with the rounds over that have ended, judged by the nearest point as pyautoattack does."""
         over = state["over"] | arrived
         wrong = over & (state["least"] <= state["eps"])
-        x_adv = torch.where(_wide(wrong, state["x"]), state["nearest"], state["x"])
+        x_adv = torch.where(wide(wrong, state["x"]), state["nearest"], state["x"])
         return state | {"over": over, "wrong": wrong, "x_adv": x_adv}
-
-
-def _wide(values: Tensor, like: Tensor) -> Tensor:
-    """Give (N,) values the trailing dimensions that broadcast over images."""
-    return values.view(-1, *[1] * (like.ndim - 1))
-
-
-def _health(state: State, logits: Tensor, slope: Tensor) -> State:
-    """Return whether all was finite so far, and whether a gradient vanished or two logits were tied."""
-    top, going = slope.flatten(1).abs().amax(dim=1), ~state["over"]
-    leading = logits.topk(2, dim=1).values
-    finite = torch.isfinite(logits).all(dim=1) & torch.isfinite(top)
-    dull = (top == 0) | (leading[:, 0] == leading[:, 1])
-    return {"finite": state["finite"] & (finite | ~going), "dull": state["dull"] | (dull & going)}
