@@ -113,7 +113,9 @@ def test_contract_flags_do_not_depend_on_memory():
     assert len(told) == 1 and np.array_equal(whole.fooled, parts.fooled)
     assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
     with pytest.warns(UserWarning, match="a batch of 20: it is worked through 10 at a time"):
-        drained(evaluating(Evaluating(batch_size=20, steps=1, sanity=0), subject(model, x, y, runtime=for_ten, batch=7)))
+        drained(
+            evaluating(Evaluating(batch_size=20, steps=1, sanity=0), subject(model, x, y, runtime=for_ten, batch=7))
+        )
 
 
 def test_contract_an_example_is_what_it_is_in_any_company():
@@ -161,7 +163,9 @@ def test_contract_no_trace():
 
 def test_contract_a_class_without_examples_is_nan():
     model, (x, _) = small_net(), small_data(6)
-    found = evaluate(model, x, torch.zeros(6, dtype=torch.int64), steps=1, loss_steps=1, sanity=0, classes=("a", "b", "c"))
+    found = evaluate(
+        model, x, torch.zeros(6, dtype=torch.int64), steps=1, loss_steps=1, sanity=0, classes=("a", "b", "c")
+    )
     assert found.classes == ("a", "b", "c") and found.class_n.tolist() == [6, 0, 0]
     assert np.isnan(found.class_robust_error[1:]).all() and 0 <= found.class_robust_error[0] <= 1
 

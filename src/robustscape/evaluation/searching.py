@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -130,11 +129,12 @@ def _once(
 ) -> Generator[None, None, None]:
     counted = Counted(searched)
     width = min(subject.batch, (subject.parts or Parts()).size, max(len(subject.x), 1))
+    walk = _walk(attack)
     while len(rows):
         try:
             made = (
-                _queue(subject, counted, attack, rows, logits, found, width, *tags)
-                if _walks(attack)
+                _queue(subject, counted, walk, rows, logits, found, width, *tags)
+                if walk is not None
                 else _batches(subject, counted, attack, rows, found, *tags)
             )
             for _ in made:
@@ -152,9 +152,10 @@ def _once(
         rows = rows[~found.settled[rows]]
 
 
-def _walks(attack: Attack) -> TypeGuard[Walk]:
-    """Return whether a search goes through the queue: one that ends with a success, not with the largest loss."""
-    return isinstance(attack, Walk) and getattr(attack, "result", "misclassified") == "misclassified"
+def _walk(attack: Attack) -> Walk | None:
+    """Return a search that can go through the queue, one that ends with a success and not with the largest loss."""
+    ends = getattr(attack, "result", "misclassified") == "misclassified"
+    return attack if ends and isinstance(attack, Walk) else None
 
 
 def _queue(
