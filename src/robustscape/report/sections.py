@@ -16,7 +16,8 @@ from robustscape.report import attacks as attack_tables
 from robustscape.report import charts, pieces, tables, words
 from robustscape.report.charts import Chart
 from robustscape.report.comparing import comparisons
-from robustscape.runs import RunFolder, checkpoints, evaluation_files, grouped, labels, logs
+from robustscape.report.doubts import doubts, looks
+from robustscape.runs import RunFolder, checkpoints, grouped, labels, logs
 
 _SHOWN = 8  # images of each run
 _NO_SETTINGS = "No run.json: the model was not trained by robustscape."
@@ -111,27 +112,12 @@ def attacks(folders: Sequence[RunFolder]) -> str:
         return ""
     lead = "Attacks that find what others missed say how far the others can be trusted."
     caption = "Every evaluation, attack by attack; passes include those that fill a batch."
-    content = pieces.table(table, caption=caption) + _findings(folders)
+    made, found = looks(folders), doubts(folders)
+    said = pieces.note(f"{made} looks for reasons not to believe these numbers; found: {len(found) or 'none'}.")
+    listed = "".join(f"<li>{escape(sentence)}</li>" for sentence in found)
+    content = pieces.table(table, caption=caption, groups=False) + (said if made else "")
+    content += f"<ul>{listed}</ul>" if found else ""
     return pieces.section("attacks", "Attack by attack", lead, content)
-
-
-def _findings(folders: Sequence[RunFolder]) -> str:
-    """Return the reasons not to believe a number that were found, and how many were looked for."""
-    found = [
-        (f"{folder.label}, seed {folder.seed}, {file.removeprefix('evaluation-')}", finding)
-        for folder in folders
-        for file in evaluation_files([folder])
-        for finding in folder.results[file].findings
-    ]
-    if not found:
-        return ""
-    fired = [
-        f"<li><strong>{escape(where)}: {escape(f.name)}</strong>: {escape(f.evidence)}</li>"
-        for where, f in found
-        if f.fired
-    ]
-    said = f"{len(found)} looks for reasons not to believe these numbers; {len(fired) or 'none'} of them found one."
-    return pieces.note(said) + (f'<ul class="findings">{"".join(fired)}</ul>' if fired else "")
 
 
 def comparison(folders: Sequence[RunFolder]) -> str:

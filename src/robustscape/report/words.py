@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from robustscape.display import threat_words
 from robustscape.evaluation.result import Evaluation
+from robustscape.report.doubts import doubts
 from robustscape.report.quantities import Quantity, apart, flatness, gap, mean, percent
 from robustscape.runs import RunFolder, StudyFolder, checkpoints, grouped, labels
 
@@ -226,7 +227,7 @@ def cautions(folders: Sequence[RunFolder]) -> list[str]:
         found.append("Flatness was measured in different ways (ξ, mode or images): its values do not compare.")
     if any(r.mode != "sound" for r in flats):
         found.append("Flatness “as published” gives the reference and the moved network attacks of unequal strength.")
-    return found
+    return found + doubts(folders)
 
 
 def settings(folders: Sequence[RunFolder]) -> str:
