@@ -56,7 +56,8 @@ def _wrong(model, x, y):
 
 def _authors(attack, model, x, y, *, seed):
     """What AutoAttack's own code returns."""
-    theirs = pytest.importorskip("pyautoattack.autopgd_base")
+    from pyautoattack import autopgd_base as theirs
+
     norm = {"linf": "Linf", "l2": "L2", "l1": "L1"}[attack.threat.norm]
     common = dict(n_iter=attack.steps, norm=norm, n_restarts=attack.restarts, eps=attack.threat.eps, seed=seed,
                   eot_iter=attack.eot, device="cpu", use_largereps=norm == "L1",

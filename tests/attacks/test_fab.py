@@ -94,7 +94,6 @@ def _theirs(model, x, y, fab, seed):
     ids=["targets", "restarts", "untargeted"],
 )
 def test_reference_returns_what_pyautoattack_returns(kind, norm, change):
-    pytest.importorskip("pyautoattack")
     model, x, y = _problem(kind)
     fab = FAB(threat=_radius(model, x, y, norm), steps=12, **change)
     ours, theirs = reference(fab, model, x, y, seed=5), _theirs(model, x, y, fab, 5)
@@ -110,7 +109,6 @@ def test_reference_returns_what_pyautoattack_returns(kind, norm, change):
 @pytest.mark.parametrize("norm", NORMS)
 def test_reference_with_minimum_no_point_is_further_than_pyautoattacks(norm):
     """On the same way, ours looks at the points moved back too."""
-    pytest.importorskip("pyautoattack")
     model, x, y = _problem()
     fab = FAB(threat=ThreatModel(norm=norm, eps=LARGEST[norm]), steps=20, targets=1, minimum=True)
     ours, theirs = (length(found - x, norm) for found in (fab(model, x, y), _theirs(model, x, y, fab, 5)))

@@ -50,7 +50,7 @@ def _margin(model, x, y):
 
 
 def _authors(model, attack: Square, seed: int):
-    SquareAttack = pytest.importorskip("pyautoattack.square").SquareAttack
+    from pyautoattack.square import SquareAttack
 
     threat = attack.threat
     return SquareAttack(model, norm=AUTHORS[threat.norm], n_queries=attack.queries, eps=threat.eps, p_init=attack.p,
