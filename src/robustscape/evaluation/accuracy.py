@@ -26,6 +26,7 @@ from robustscape.config import to_plain
 from robustscape.evaluation.adversarial import Stored
 from robustscape.evaluation.fingerprint import fingerprint
 from robustscape.evaluation.intervals import bootstrap_mean, wilson
+from robustscape.evaluation.passes import MeanLogits
 from robustscape.evaluation.result import Evaluation, Finding, Number
 from robustscape.evaluation.sanity import sanity
 from robustscape.evaluation.searching import Tally, searching, tally
@@ -41,6 +42,7 @@ LOSS = "PGD, loss"
 """What the search for the largest loss is called among the attacks."""
 
 _KEEP_EVERY = 30.0  # seconds
+_RANDOM = 20  # passes that judge a random model, as many as each gradient of AutoAttack's rand is the mean of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,8 @@ class Evaluating:
 
     Attributes:
         suite: Which attacks. "quick": PGD alone, of ``steps`` and ``restarts``. "standard": then APGD on two losses and
-            Square. "wu": the columns of Wu 2020, Table 2. "autoattack": AutoAttack's standard version.
+            Square. "wu": the columns of Wu 2020, Table 2. "autoattack", "autoattack-plus", "autoattack-rand":
+            AutoAttack's versions.
         attacks: Attacks in place of the suite's, each on what those before left.
         norm: Norm of the threat model, "linf" or "l2".
         eps: Its radius in pixel units: 8/255, not 8.
@@ -62,6 +65,7 @@ class Evaluating:
         loss_restarts: Its random starts; 0 leaves it out. There is none under l1.
         step_size: Length of a step of both in pixel units; None for eps / 4.
         n: Examples, the first of each split; None for all.
+        passes: Passes whose mean logits judge a model random on purpose; None for 20 in autoattack-rand, else 1.
         batch_size: Examples per forward.
         sanity: Examples on which reasons not to believe the numbers are looked for, the first; 0 leaves it out.
         splits: Which splits are evaluated: "test", "train", "validation".
@@ -77,6 +81,7 @@ class Evaluating:
     loss_restarts: int = 2
     step_size: float | None = None
     n: int | None = 1000
+    passes: int | None = None
     batch_size: int = 250
     sanity: int = 128
     splits: tuple[Literal["test", "train", "validation"], ...] = ("test", "train")
@@ -88,6 +93,8 @@ class Evaluating:
                 raise BadInput(f"{name} must be at least 0, not {getattr(self, name)}")
         if self.n is not None and self.n < 1:
             raise BadInput(f"n must be at least 1, not {self.n}; did you mean None, for all examples?")
+        if self.passes is not None and self.passes < 1:
+            raise BadInput(f"passes must be at least 1, not {self.passes}")
         if self.batch_size < 1:
             raise BadInput(f"batch_size must be at least 1, not {self.batch_size}")
         for attack in self.attacks:
@@ -138,6 +145,7 @@ def evaluate(
     norm: Literal["linf", "l2", "l1"] = "linf",
     suite: Name = "quick",
     attacks: Sequence[Attack] = (),
+    passes: int | None = None,
     steps: int = 50,
     restarts: int = 2,
     loss_steps: int = 20,
@@ -157,8 +165,9 @@ def evaluate(
         y: (N,), integer labels.
         eps: Radius of the threat model in pixel units: 8/255, not 8.
         norm: Its norm, "linf", "l2" or "l1".
-        suite: Which attacks: "quick", "standard", "wu" or "autoattack"; see ``Evaluating``.
+        suite: Which attacks: "quick", "standard", "wu", "autoattack" and its kind; see ``Evaluating``.
         attacks: Attacks in place of the suite's, each on what those before left.
+        passes: Passes whose mean logits judge a model random on purpose; None for 20 in autoattack-rand, else 1.
         steps: Steps of the PGD of quick and standard.
         restarts: Its random starts.
         loss_steps: Steps of the search for the largest loss.
@@ -189,6 +198,7 @@ def evaluate(
     settings = Evaluating(
         suite=suite,
         attacks=tuple(attacks),
+        passes=passes,
         norm=norm,
         eps=eps,
         steps=steps,
@@ -232,7 +242,8 @@ def evaluating(
         Diverged: a loss is not finite.
     """
     took = stopwatch()
-    subject = _first(subject, settings)
+    given = _first(subject, settings)
+    subject = _judged_by(given, settings)
     mine = torch.arange(len(subject.x), device=subject.x.device)[share(len(subject.x))]
     known, n = standing(subject, mine, keep=adversarial), len(mine)
     jobs = list(_jobs(settings))
@@ -255,8 +266,14 @@ def evaluating(
         kept.write(known, None, before + took(), now=True)
         yield Progress(sum(sizes[: 2 + place]), sum(sizes), _words(known, mine))
     known.join()
-    findings = from_first(_findings(settings, subject, known, jobs) if is_first() else None) or ()
+    findings = from_first(_findings(settings, given, known, jobs) if is_first() else None) or ()
     return replace(_result(settings, subject, known, before + took()), findings=findings)
+
+
+def _judged_by(subject: Subject, settings: Evaluating) -> Subject:
+    """Return the subject judged by the mean of several passes, where that is asked for; searched as it was."""
+    passes = settings.passes or (_RANDOM if settings.suite == "autoattack-rand" else 1)
+    return subject if passes == 1 else replace(subject, model=MeanLogits(subject.model, passes, subject.seed))
 
 
 def _findings(settings: Evaluating, subject: Subject, known: Standing, jobs: Sequence[_Job]) -> tuple[Finding, ...]:

@@ -18,7 +18,7 @@ from robustscape.attacks.square import Square
 from robustscape.attacks.threat import ThreatModel
 from robustscape.types import Attack, BadInput
 
-Name: TypeAlias = Literal["quick", "standard", "wu", "autoattack"]
+Name: TypeAlias = Literal["quick", "standard", "wu", "autoattack", "autoattack-plus", "autoattack-rand"]
 NAMES: tuple[str, ...] = get_args(Name)
 
 _WU_STEP = 2 / 255
@@ -55,7 +55,8 @@ def entries(name: Name, threat: ThreatModel, quick: PGD) -> tuple[Entry, ...]:
       queries: what masks gradients from the first seldom does so from all.
     - "wu": the columns of Wu 2020, Table 2, each on every example: FGSM, PGD-20 and PGD-100 with step 2/255,
       CW-infinity (the margin, by PGD-100), SPSA (100 steps, c .001, rate .01, 256 samples), AutoAttack.
-    - "autoattack": AutoAttack's standard version.
+    - "autoattack", "autoattack-plus", "autoattack-rand": AutoAttack's versions; the last for models that are random on
+      purpose.
 
     Args:
         name: Which.
@@ -90,8 +91,9 @@ def entries(name: Name, threat: ThreatModel, quick: PGD) -> tuple[Entry, ...]:
             "AutoAttack": AutoAttack(threat=threat),
         }
         return tuple(entry(attack, name=short, everyone=True) for short, attack in columns.items())
-    if name == "autoattack":
-        return (entry(AutoAttack(threat=threat)),)
+    versions = {"autoattack": "standard", "autoattack-plus": "plus", "autoattack-rand": "rand"}
+    if name in versions:
+        return (entry(AutoAttack(threat=threat, version=versions[name])),)
     raise BadInput(f"there is no suite {name!r}; there are {', '.join(NAMES)}")
 
 
