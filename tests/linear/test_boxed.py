@@ -71,6 +71,14 @@ def test_end_to_end_a_search_finds_at_least_what_the_loss_has():
     assert by_accuracy >= by_loss > 0.5
 
 
+def test_closed_form_balls_that_hide_every_pixel_leave_weights_of_0():
+    x, y = torch.rand(20, 4), torch.where(torch.arange(20) < 10, 1, -1)
+    found = minimum(x, y, eps=1.0)
+    assert not found.w.any()
+    assert (found.loss, found.gap, found.separates) == (pytest.approx(np.log(2)), pytest.approx(0, abs=1e-12), False)
+    assert not searched(x, y, eps=1.0).any()
+
+
 def test_contract_what_cannot_be_meant_is_refused():
     x = torch.rand(3, 2)
     with pytest.raises(BadInput, match="did you mean 2"):

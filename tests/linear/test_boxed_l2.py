@@ -36,6 +36,8 @@ def test_reference_the_minimum_is_that_of_a_generic_solver(eps):
     reference = minimize(loss, start.numpy(), jac=True, method="BFGS", options={"gtol": 1e-9}).fun
     assert found.loss == pytest.approx(reference, abs=1e-8)
     assert found.loss == pytest.approx(float(problem.at(found.w).loss), abs=1e-11)
+    beside_the_kink_at_0 = minimum_l2(x, y, eps=eps, start=1e-9 * start)
+    assert beside_the_kink_at_0.loss - reference <= beside_the_kink_at_0.gap
     assert not found.separates
 
 
@@ -67,6 +69,6 @@ def test_contract_what_cannot_be_meant_is_refused():
     with pytest.raises(BadInput, match="one weight for each of the 6 pixels"):
         minimum_l2(x, y, eps=0.1, start=start[:3])
     with pytest.raises(BadInput, match="not all 0"):
-        minimum_l2(x, y, eps=0.1, start=0 * start)
+        minimum_l2(x, y, eps=0.1, start=torch.eye(6, dtype=torch.float64)[5])
     with pytest.raises(BadInput, match="did you mean x / 255"):
         minimum_l2(255 * x, y, eps=0.1, start=start)

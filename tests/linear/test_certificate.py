@@ -14,12 +14,17 @@ def test_closed_form_the_gap_is_at_least_the_distance_to_the_minimum(far):
     w = AIM + far
     loss = float((1 + (w - AIM).square().sum()).sqrt())
     slope = (w - AIM) / loss
-    assert loss - 1 <= convex_gap(loss, slope, w) <= loss
-    assert convex_gap(loss, 0 * slope, w) == 0
+    assert loss - 1 <= convex_gap(loss, slope, w, unit=1.0) <= loss
+    assert convex_gap(loss, 0 * slope, w, unit=1.0) == 0
 
 
 def test_closed_form_for_a_linear_loss_it_is_the_fall_to_the_furthest_weights():
     slope = torch.tensor([0.3, 0.4], dtype=torch.float64)
     w = 2 * slope
-    assert convex_gap(100.0, slope, w) == pytest.approx(float(slope @ w) + REACH * 1.0 * 0.5)
-    assert convex_gap(0.2, slope, w) == 0.2
+    assert convex_gap(100.0, slope, w, unit=0.1) == pytest.approx(float(slope @ w) + REACH * 1.0 * 0.5)
+    assert convex_gap(0.2, slope, w, unit=0.1) == 0.2
+    assert convex_gap(100.0, slope, w, unit=3.0, off=0.01) == pytest.approx(float(slope @ w) + 30 * 0.51 + 0.01)
+
+
+def test_closed_form_weights_of_0_are_no_minimum_for_being_far_from_none():
+    assert convex_gap(100.0, torch.tensor([0.3, 0.4]), torch.zeros(2), unit=1.0) == pytest.approx(REACH * 0.5)

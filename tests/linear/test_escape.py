@@ -38,6 +38,13 @@ def test_closed_form_a_feature_of_one_class_alone_lets_its_examples_escape():
     assert escaping(_objective(np.append(x, np.isin(np.arange(60), both)[:, None], axis=1), y)) == 0
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1e-6, 1.0, 1e6])
+def test_closed_form_the_unit_of_a_feature_does_not_matter(scale):
+    x, y = _overlapping()
+    rare = scale * np.isin(np.arange(60), np.flatnonzero(y > 0)[:3])
+    assert escaping(_objective(np.append(x, rare[:, None], axis=1), y)) == 3
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_closed_form_with_an_adversary_only_eps_at_the_margin_lets_examples_escape(norm):
     x, y = np.array([[1.0, 0.0], [3.0, 0.0], [-1.0, 0.0]]), np.array([1.0, 1.0, -1.0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import quad
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 
 from robustscape.linear.box_noise import sampled
 from robustscape.linear.noise import Gaussian, InBall, expected
@@ -58,8 +58,10 @@ def test_reference_the_minimum_is_that_of_a_generic_solver(problem, noise):
     found = noise_minimum(p.x, p.y, noise, start=p.w)
     reference = minimize(loss, np.zeros(5), jac=True, method="BFGS", options={"gtol": 1e-9}).fun
     assert found.loss == pytest.approx(reference, abs=1e-9)
-    assert 0 <= found.gap <= 1e-6 * found.loss
     assert (found.error > 0) == isinstance(noise, InBox)
+    assert 0 <= found.gap <= (1 if found.error else 1e-6) * found.loss
+    for start in (torch.zeros(5), 1e-9 * p.w):
+        assert noise_minimum(p.x, p.y, noise, start=start).loss == pytest.approx(found.loss, rel=1e-5)
 
 
 def test_reference_a_start_that_classifies_all_ends_at_the_same_minimum():
@@ -77,6 +79,31 @@ def test_closed_form_the_normal_law_is_off_by_no_more_than_said(w):
     exact, _ = quad(lambda e: np.logaddexp(0, -w * (0.4 + e)) / 2, -1, 1, epsabs=1e-12)
     normal = float(expected(weights, x, torch.tensor([1]), noise.normal()).loss)
     assert 0 < abs(normal - exact) <= noise.normal_error(weights)
+
+
+@pytest.mark.parametrize("eps", [0.1, 0.3, 0.6])
+def test_closed_form_the_certificate_in_the_box_is_that_of_its_own_noise(eps):
+    """At a margin of 2 the normal law has the larger loss: its minimum is above that under the noise itself."""
+    noise, x, y = InBox(eps=eps), torch.ones(25, 1), torch.where(torch.arange(25) < 22, 1, -1)
+
+    def loss(w):
+        both = lambda e: 0.88 * np.logaddexp(0, -w * (1 + e)) + 0.12 * np.logaddexp(0, w * (1 + e))  # noqa: E731
+        return quad(both, -eps, eps, epsabs=1e-13)[0] / (2 * eps)
+
+    found = noise_minimum(x, y, noise, start=torch.ones(1))
+    least = float(minimize_scalar(loss, bounds=(0, 10), method="bounded", options={"xatol": 1e-9}).fun)
+    assert abs(loss(found.w.item()) - found.loss) <= found.error
+    assert found.loss - least > 1e-8
+    assert loss(found.w.item()) - least <= found.gap
+
+
+@pytest.mark.parametrize("w", [0.3, 1.0, 3.0])
+def test_closed_form_the_gradient_under_the_normal_law_is_off_by_no_more_than_said(w):
+    noise, x = InBox(eps=1.0), torch.tensor([[0.4]], dtype=torch.float64)
+    weights = torch.tensor([w], dtype=torch.float64)
+    exact, _ = quad(lambda e: -(0.4 + e) / (1 + np.exp(w * (0.4 + e))) / 2, -1, 1, epsabs=1e-12)
+    normal = float(expected(weights, x, torch.tensor([1]), noise.normal()).gradient())
+    assert 0 < abs(normal - exact) <= noise.slope_error(weights, x)
 
 
 def test_reference_the_loss_under_the_box_is_the_sampled_one(problem):

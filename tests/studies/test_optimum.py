@@ -1,6 +1,7 @@
 """What linear models reach at best, beside what training reaches."""
 
 from dataclasses import replace
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ import torch
 from robustscape.evaluation.subject import drained
 from robustscape.linear.estimator import RobustLogisticRegression
 from robustscape.linear.logistic import AdversarialLogistic
+from robustscape.linear.solve import Solution
+from robustscape.studies._yamada_solved import SOLUTIONS
 from robustscape.studies.optimum import Margin, Optimum, Reach, vectors
 from robustscape.studies.trained import Trained
 from robustscape.studies.yamada import Yamada
@@ -86,6 +89,10 @@ def test_end_to_end_a_search_is_judged_beside_the_training(data):
     found = drained(Reach(optimum=cell, smaller=0.2).running(data, values))
     assert found["searched"]["train"] >= max(value["boxed"]["train"], values[cell.trained]["exact"]["train"])
     assert found["smaller"]["train"] > values[cell.trained]["exact"]["train"]
+
+
+def test_contract_every_outcome_of_a_solve_has_words():
+    assert set(get_args(get_type_hints(Solution)["outcome"])) | {"constant"} == set(SOLUTIONS)
 
 
 def test_contract_what_cannot_be_meant_is_refused():

@@ -37,8 +37,9 @@ class Boxed:
     Attributes:
         w: (d,), float64.
         loss: Mean worst-case loss there, nats per example, exact.
-        gap: How far it is above its minimum at most, among all weights of up to ten times the size, in the L1 norm
-            (in ``boxed_l2`` the L2 norm); at most the loss itself, which is nowhere below 0.
+        gap: How far it is above its minimum at most, among all weights of up to ten times the size, or of size ten
+            where that is more, in the L1 norm (in ``boxed_l2`` the L2 norm); at most the loss itself, which is nowhere
+            below 0.
         separates: Whether no input of any ball in the box is misclassified: then there is no minimum.
     """
 
@@ -91,7 +92,8 @@ def minimum(x: Tensor, y: Tensor, *, eps: float) -> Boxed:
     v = _descended(loss, np.zeros(z.shape[1]), steps=_STEPS)
     value, slope = loss(v)
     wrong = expit(-(z @ v))
-    bound = float((entr(wrong) + entr(1 - wrong)).mean()) - REACH * float(v.sum()) * max(0.0, float((-slope).max()))
+    reach = REACH * max(float(v.sum()), 1.0)
+    bound = float((entr(wrong) + entr(1 - wrong)).mean()) - reach * float((-slope).max(initial=0.0))
     separates = bool((z @ v > 0).all())
     return Boxed(w=_weights(v, used), loss=value, gap=min(value, max(0.0, value - bound)), separates=separates)
 
@@ -143,5 +145,7 @@ def _descended(function: _Function, v: np.ndarray, *, steps: int) -> np.ndarray:
     """Return where L-BFGS ends from v with all entries at least 0."""
     from scipy.optimize import Bounds, minimize
 
+    if not len(v):
+        return v
     options = {"maxiter": steps, "maxcor": 20, "ftol": 0.0, "gtol": 1e-9}
     return minimize(function, v, jac=True, method="L-BFGS-B", bounds=Bounds(0, np.inf), options=options).x

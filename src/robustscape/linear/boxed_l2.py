@@ -47,7 +47,7 @@ class _Point:
 
     @property
     def gap(self) -> float:
-        return convex_gap(self.loss, self.slope, self.w)
+        return convex_gap(self.loss, self.slope, self.w, unit=1.0)
 
 
 def minimum_l2(x: Tensor, y: Tensor, *, eps: float, start: Tensor) -> Boxed:
@@ -57,7 +57,7 @@ def minimum_l2(x: Tensor, y: Tensor, *, eps: float, start: Tensor) -> Boxed:
         x: (N, d), in [0, 1].
         y: (N,), labels -1 or 1.
         eps: Radius of the L2 ball, above 0.
-        start: (d,), w to begin at, not 0.
+        start: (d,), w to begin at, not 0 on all pixels that differ from 0 in some image.
 
     Raises:
         BadInput: labels, inputs, an eps or a start that cannot be meant.
@@ -67,9 +67,9 @@ def minimum_l2(x: Tensor, y: Tensor, *, eps: float, start: Tensor) -> Boxed:
     check_eps(eps, x)
     if not eps > 0:
         raise BadInput("eps must be above 0: without a ball the box plays no part")
-    if start.shape != x.shape[1:] or not bool(start.any()):
-        raise BadInput(f"start must be one weight for each of the {x.shape[1]} pixels, not all 0")
     used = x.any(dim=0)  # a weight on a pixel that is always 0 only helps the adversary
+    if start.shape != x.shape[1:] or not bool(start[used].any()):
+        raise BadInput(f"start must be one weight for each of the {x.shape[1]} pixels, not all 0 on those in use")
     pixels, labels = x[:, used].double().contiguous(), y.double()
     down = torch.where(labels[:, None] > 0, pixels, 1 - pixels)
     found = descended(

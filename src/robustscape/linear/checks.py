@@ -160,9 +160,9 @@ def separable_warning(reason: str, instead: str) -> UserWarning:
 def unattained_warning(value: float, gap: float, escaping: int, n: int, what: str = "") -> ConvergenceWarning:
     """Return what to say where only infinite weights have the least loss: of how many of n examples, and how far."""
     return ConvergenceWarning(
-        f"there is no finite minimum{what}: C is inf and the loss of {escaping} of {n} examples falls to 0 only as "
-        f"the weights grow without limit; the objective, {value:.6g}, may be up to {gap:.3g} ({gap / value:.2g} of "
-        "it) above what weights of up to ten times the size reach; a finite C gives a minimum"
+        f"there is no finite minimum{what}: C is inf and the loss of at least {escaping} of {n} examples falls to 0 "
+        f"only as the weights grow without limit; the objective, {value:.6g}, may be up to {gap:.3g} "
+        f"({gap / value:.2g} of it) above what weights of up to ten times the size reach; a finite C gives a minimum"
     )
 
 

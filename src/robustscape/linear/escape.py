@@ -4,7 +4,8 @@ Along w, b with no worst-case margin y (w.x + b) - eps ||w||_q below 0 and some 
 only where all are above. For eps = 0 the alternative is that some multipliers, all of them 1 at least, have
 sum a_n y_n (x_n, 1) = 0 (Stiemke's lemma). Non-negative least squares decides between the two: its residual is 0, or it
 is such a w, b, whose margins sum to its square. For eps > 0 there is such a direction only where eps is the largest
-margin itself, and it is then that of the maximum margin.
+margin itself, and it is then one of maximum margin: that of ``maximum_margin``, or where several have the largest
+margin perhaps another, which is not looked for.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def _recession(problem: Objective, x: np.ndarray) -> tuple[np.ndarray, float] | 
     from scipy.optimize import nnls
 
     inputs = np.append(x, np.ones((len(x), 1)), axis=1) if problem.intercept else x
-    signed = (problem.y[:, None] * inputs).T
+    unit = np.abs(inputs).max(axis=0)
+    unit[unit == 0] = 1
+    signed = (problem.y[:, None] * inputs / unit).T
     aim = -signed.sum(axis=1)
     try:
         multipliers, left = nnls(signed, aim, maxiter=30 * len(problem.y))
@@ -59,7 +62,7 @@ def _recession(problem: Objective, x: np.ndarray) -> tuple[np.ndarray, float] | 
         raise Diverged(f"the search for a direction was not solved: {error}") from None
     if left <= _ROUNDING * max(float(np.linalg.norm(aim)), float(np.abs(signed).max())):
         return None
-    direction = signed @ multipliers - aim
+    direction = (signed @ multipliers - aim) / unit
     return (direction[:-1], float(direction[-1])) if problem.intercept else (direction, 0.0)
 
 

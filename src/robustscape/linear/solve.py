@@ -55,7 +55,7 @@ class Solution:
             and there is no ridge, so that there is no minimum. "unattained": the gap is within the tolerance, but there
             is no minimum either: without a ridge F comes ever nearer to its infimum as the weights grow.
             "unfinished": none of these, within the steps allowed or because it stalled.
-        escaping: Of how many examples the loss falls to 0 as the weights grow, where "unattained".
+        escaping: Of how many examples at least the loss falls to 0 as the weights grow, where "unattained".
         still: Whether the last step left all worst-case margins nearly where they were.
         stalled: Whether it ended "unfinished" because F no longer fell along a step, where more steps are of no use.
     """

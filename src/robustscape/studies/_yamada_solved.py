@@ -27,6 +27,7 @@ SOLUTIONS = {
     "unfinished": "not finished",
     "constant": "w = 0 is best",
     "separable": "none: separable",
+    "unattained": "none: only at infinity",
 }
 """Outcomes of a solve in words."""
 

@@ -117,10 +117,11 @@ class Optimum:
 
         Returns:
             "free", solved without the pixel box, and "boxed", with it (under linf where the balls are not separable,
-            else None): each "outcome" ("optimal"; "unfinished"; "constant": w = 0; "separable": no minimum), the
-            "loss" and its duality "gap" (None where there is no minimum), the "trained" model's loss by the same
-            measure, nats per example on the training images, the robust accuracies "train" and "test" of the
-            solution, exact in ball and box, and how many of its "weights" are not 0.
+            else None): each "outcome" ("optimal"; "unfinished"; "constant": w = 0; "separable": no minimum;
+            "unattained": only weights without limit come to the infimum), the "loss" and its duality "gap" (None where
+            "separable"), the "trained" model's loss by the same measure, nats per example on the training images, the
+            robust accuracies "train" and "test" of the solution, exact in ball and box, and how many of its "weights"
+            are not 0.
         """
         trained = torch.tensor(values[self.trained]["w"], dtype=torch.float64)
         yield 0, 2

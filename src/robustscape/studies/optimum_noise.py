@@ -78,7 +78,7 @@ class NoiseOptimum:
         else:
             start = torch.tensor(values[Margin(norm="l2")]["w"], dtype=torch.float64)
             found = noise_minimum(x, y, law, start=start)
-            w, loss, gap = found.w, found.loss + found.error, found.gap + found.error
+            w, loss, gap = found.w, found.loss + found.error, found.gap + 2 * found.error
             outcome = "optimal" if gap <= max(CLOSE * loss, _NOTHING) else "unfinished"
         trained = torch.tensor(values[self.trained]["w"], dtype=torch.float64)
         shape = law.normal() if isinstance(law, InBox) else law
