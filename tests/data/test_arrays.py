@@ -46,7 +46,7 @@ def test_closed_form_many_images_are_rounded_part_by_part(monkeypatch):
         (LEVELS.astype(np.float32), r"from 0 to 179; floats must be in \[0, 1\]; did you mean x / 255"),
         (LEVELS / 255 - 0.5, r"floats must be in \[0, 1\]$"),
         (np.full((2, 5, 5), np.nan), "floats must be in"),
-        (LEVELS.astype(np.int64), "of type int64; they must be uint8"),
+        (LEVELS.astype(np.int64), r"of type int64; they must be uint8, .* did you mean x.astype\(np.uint8\)"),
         (LEVELS > 3, "of type bool"),
         (LEVELS[0, 0], r"of shape \(5, 6\)"),
         (np.zeros((2, 3, 5, 3), np.uint8), "is not clear"),

@@ -63,6 +63,28 @@ def test_contract_damage_is_noticed_and_made_good(cache, file, damage):
     assert path.read_bytes() == content
 
 
+def test_contract_a_damaged_header_is_no_cache(cache):
+    array = Maker()()["x"]
+    keep("key", {"x": array})
+    path = cache / "decoded" / "key.x.npy"
+    whole = path.read_bytes()
+    damaged = [whole[:i] + bytes([whole[i] ^ 1 << bit]) + whole[i + 1 :] for i in range(6, 128) for bit in (3, 6)]
+    damaged.append(whole.replace(b"(2, 3, 4), }        ", b"(9999, 99999999), } "))  # more than any memory holds
+    for content in damaged:
+        path.write_bytes(content)
+        found = kept("key")
+        assert found is None or np.array_equal(found["x"], array)
+    assert found is None and np.array_equal(decoded("key", Maker())["x"], array) and kept("key") is not None
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "3", '{"arrays": 3}', '{"arrays": [3]}', '{"arrays": {"x": 1}}'])
+def test_contract_a_foreign_file_in_the_place_of_the_list_is_no_cache(cache, text):
+    keep("key", Maker()())
+    (cache / "decoded" / "key.json").write_text(text)
+    assert kept("key") is None
+    assert np.array_equal(decoded("key", Maker())["x"], Maker()()["x"]) and kept("key") is not None
+
+
 def test_contract_names_in_a_foreign_file_lead_nowhere(cache):
     keep("key", Maker()())
     path = cache / "decoded" / "key.json"

@@ -98,6 +98,11 @@ def test_contract_what_cannot_be_meant_is_refused(train, sentence):
         hold(train, (X, Y))
 
 
+def test_contract_classes_may_be_named_by_anything_that_has_a_text():
+    x, y = np.zeros((8, 1, 5, 5), np.uint8), np.arange(8) % 2
+    assert hold((x, y), (x, y), classes=[None, 3]).load(seed=0).test.classes == ("None", "3")
+
+
 def test_contract_random_transforms_are_noticed():
     draws = iter(range(10**6))
     with pytest.raises(BadInput, match="another image each time"):

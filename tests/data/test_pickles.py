@@ -1,6 +1,7 @@
 """Arrays out of pickles: equal to what unpickling gives, and nothing ever runs."""
 
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,42 @@ def test_contract_other_files_are_refused(content, sentence):
     with pytest.raises(BadInput, match=sentence) as caught:
         arrays(content, ("data",), "a file")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+TWICE = b")" + b"q\x00h\x00\x86" * 100  # a tuple of a tuple twice, of a tuple twice: it takes 2^100 steps to look at
+RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01"
+TYPE = b"cnumpy\ndtype\nU\x02u1\x85R"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"}" + TWICE + b"K\x01s",
+        b"}(" + TWICE + b"K\x01u",
+        b"(" + TWICE + b"K\x01d",
+        b"cnumpy\ndtype\n" + TWICE + b"\x85R",
+        TWICE + b"U\x01a\x93",
+        RECONSTRUCT + TWICE + TYPE + b"\x89U\x00tb",
+        TYPE + b"(K\x03" + TWICE + b"tb",
+    ],
+    ids=["key", "keys", "dict", "dtype", "global", "shape", "order"],
+)
+def test_contract_a_small_file_does_not_take_forever(value):
+    with pytest.raises(BadInput, match="is not a pickle of arrays"):
+        arrays(b"\x80\x02}U\x04data" + value + b"s.", ("data",), "a file")
+
+
+def test_contract_a_text_that_is_made_bytes_often_takes_no_memory():
+    text = b"X" + (10**6).to_bytes(4, "little") + b"a" * 10**6
+    often = b"c_codecs\nencode\nq\x00" + text + b"U\x06latin1\x86q\x01"
+    calls = b"h\x00h\x01R" * 3000
+    content = b"\x80\x02}(U\x04data]U\x04more](" + often + b"R" + calls + b"eu."
+    tracemalloc.start()
+    try:
+        assert arrays(content, ("data",), "a file")["data"].shape == (0,)
+        assert tracemalloc.get_traced_memory()[1] < 10**8  # the calls would make three thousand megabytes
+    finally:
+        tracemalloc.stop()
 
 
 def test_contract_an_array_whose_bytes_do_not_fit_its_shape_is_refused():

@@ -169,6 +169,16 @@ def test_contract_a_mean_and_std_that_it_holds_become_the_models(tmp_path, names
             load(file, architecture=other, **given)
 
 
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_contract_a_network_behind_a_normalisation_is_known_by_its_authors_names(tmp_path, ending):
+    """Shapes do not tell Gowal's activation and padding: only the names do, behind their place in a Sequential."""
+    model = drawn(replace(GOWAL, mean=MEAN, std=STD))
+    more = {"module.0.mean": torch.tensor(MEAN).view(3, 1, 1), "module.0.std": torch.tensor(STD).view(3, 1, 1)}
+    file = written(tmp_path, model, [f"module.1.{name}" for name in layouts.gowal(1)], more=more, ending=ending)
+    with pytest.warns(UserWarning, match=r"activation='silu'\) in the form of Gowal et al. 2020"):
+        same(load(file), model)
+
+
 def test_contract_per_image_normalisation_is_not_put_behind_another(tmp_path):
     network = WideResNet(depth=10, width=1, per_image=True)
     model = drawn(network)

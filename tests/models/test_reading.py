@@ -1,5 +1,11 @@
 """Weights of other people's files: found wherever they are kept, and nothing in a file is executed."""
 
+import argparse
+import io
+import pathlib
+import types
+
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -23,7 +29,9 @@ def equal(one: nn.Module, other: nn.Module) -> bool:
 
 
 @pytest.mark.parametrize("nest", [None, "state_dict", "net", "ema", "state_dict_ema", "averaged", "model.ema"])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model.", "ema_model.module."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model.", "ema_model.module.", "1."]
+)
 def test_contract_a_state_dict_may_be_wrapped(tmp_path, nest, prefix):
     state = {prefix + name: value for name, value in make().state_dict().items()}
     for key in reversed(nest.split(".") if nest else []):
@@ -90,6 +98,43 @@ class Opened:
 
     def __reduce__(self):
         return (open, (self.path, "w"))
+
+
+BESIDE = {
+    "acc": np.float64(0.93),
+    "epoch": np.int64(3),
+    "history": [np.ones(3), np.zeros((2, 2), dtype=np.uint8)],
+    "args": argparse.Namespace(lr=0.1, seeds=(1, 2)),
+    "options": types.SimpleNamespace(place=pathlib.Path("runs")),
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_contract_numbers_and_options_beside_the_weights_are_passed_over(tmp_path, zipped):
+    torch.save({"net": make().state_dict(), **BESIDE}, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
+    assert equal(load(tmp_path / "w.pt", **NETWORK), make())
+
+
+def test_contract_names_of_numpy_1_are_passed_over_too(tmp_path):
+    content = io.BytesIO()
+    torch.save({"net": make().state_dict(), **BESIDE}, content, _use_new_zipfile_serialization=False)
+    (tmp_path / "w.pt").write_bytes(content.getvalue().replace(b"numpy._core.", b"numpy.core."))
+    assert equal(load(tmp_path / "w.pt", **NETWORK), make())
+
+
+@pytest.mark.parametrize("key", ["args", "net"])
+def test_contract_what_would_run_beside_them_is_refused(tmp_path, key):
+    options = argparse.Namespace(x=Opened(tmp_path / "executed"))
+    torch.save({"state_dict": make().state_dict(), "acc": np.float64(1)} | {key: options}, tmp_path / "w.pt")
+    with pytest.raises(BadInput, match="nothing in a checkpoint is executed"):
+        load(tmp_path / "w.pt", **NETWORK)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_contract_weights_of_numpy_are_no_state_dict(tmp_path):
+    torch.save({name: value.numpy() for name, value in make().state_dict().items()}, tmp_path / "w.pt")
+    with pytest.raises(BadInput, match="holds no state dict"):
+        load(tmp_path / "w.pt", **NETWORK)
 
 
 @pytest.mark.parametrize("content", ["code", "module", "text", "short"])

@@ -93,7 +93,8 @@ def pixels(x: Any, name: str) -> np.ndarray:
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)
     if array.dtype.kind != "f":
-        raise BadInput(f"{name} has pixels of type {array.dtype}; they must be uint8, or float in [0, 1]")
+        hint = "; did you mean x.astype(np.uint8)?" if array.dtype.kind in "iu" else ""
+        raise BadInput(f"{name} has pixels of type {array.dtype}; they must be uint8, or float in [0, 1]{hint}")
     levels = np.empty(array.shape, np.uint8)
     for start in range(0, len(array), _AT_ONCE):
         part = array[start : start + _AT_ONCE]

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from robustscape.data.archives import BROKEN
 from robustscape.results import write_json, written
 
 Arrays: TypeAlias = dict[str, np.ndarray]
@@ -55,7 +56,7 @@ def kept(key: str) -> Arrays | None:
         about = json.loads((_folder() / f"{key}.json").read_text())
         names = [name for name in about["arrays"] if str(name).isidentifier()]
         found = {name: _read(_path(key, name)) for name in names}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, SyntaxError):
+    except BROKEN:
         return None
     return found if digest(found) == about.get("digest") else None
 

@@ -31,7 +31,7 @@ class Folder:
 
     The order goes through the classes (sorted by name) in turn, file by file (numbers in names as numbers), so
     the first n images of every split are balanced. Decoded once into the user's cache, in the first image's
-    size: all must have one. Nothing is unpacked onto the disk.
+    size: all must have one. Grey images among coloured ones are taken as coloured. Nothing is unpacked onto the disk.
 
     Attributes:
         path: The folder or the zip; also looked for in the folder that the environment variable ROBUSTSCAPE_DATA
@@ -90,7 +90,8 @@ def _sources(place: Path) -> list[tuple[Path, str]]:
 def _images(source: Path, inside: str, name: str) -> Images:
     if source.is_dir():
         stamps = listed(source, _ENDINGS)
-        held = decoded(f"images-{fingerprint(stamps.items())}", lambda: _decoded(source, stamps))
+        key = fingerprint((str(source.resolve()), *stamps.items()))  # names, sizes and times alone may be another's
+        held = decoded(f"images-{key}", lambda: _decoded(source, stamps))
     else:  # to list 50,000 files takes longer than to read their pixels
         key = fingerprint((inside, *stamp(source)))
         held = decoded(f"images-{key}", lambda: _decoded(source, _listed(source, inside)))
@@ -123,7 +124,8 @@ def _decoded(source: Path, stamps: Stamps) -> Arrays:
     files = _ordered(stamps)
     classes = sorted({label for label, _ in files})
     if len(classes) < 2:
-        raise BadInput(f"{source} holds images of {len(classes)} classes; did you mean <class>/<image file>?")
+        kinds = ", ".join(_ENDINGS)
+        raise BadInput(f"{source} holds {len(classes)} classes of images ({kinds}); did you mean <class>/<image file>?")
     number = {label: place for place, label in enumerate(classes)}
     y = np.array([number[label] for label, _ in files], dtype=np.int64)
     return {"x": _pixels(source, stamps, [file for _, file in files]), "y": y, "classes": np.array(classes)}
@@ -149,17 +151,16 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 def _pixels(source: Path, stamps: Stamps, names: Sequence[str]) -> np.ndarray:
     """Return the decoded images, (N, C, H, W), uint8."""
-    x = np.empty(0, np.uint8)
+    x = np.empty((0, 1, 1, 1), np.uint8)
     for place, (name, content) in enumerate(zip(names, contents(source, stamps, names), strict=True)):
         image = _image(content, f"{name} in {source}")
-        if not place:
+        if place and image.shape[1:] != x.shape[2:]:
+            raise BadInput(f"{name} in {source} has another size than {names[0]}: resize them first")
+        if not place or len(image) > len(x[0]):  # the first, or the first in colour
             if len(names) * image.size > memory():
                 raise BadInput(f"{source} has {len(names):,} images of {image.shape}: more than this machine can hold")
-            x = np.empty((len(names), *image.shape), np.uint8)
-        elif image.shape != x.shape[1:]:
-            raise BadInput(
-                f"{name} in {source} has another size or number of channels than {names[0]}: resize them first"
-            )
+            grey, x = x, np.empty((len(names), *image.shape), np.uint8)
+            x[:place] = grey[:place]
         x[place] = image
     return x
 

@@ -92,7 +92,7 @@ def hold(train: Any, test: Any, *, name: str = "memory", classes: Sequence[str] 
     pairs = [part if isinstance(part, tuple) else _pair(part, f"{name}, {word}") for part, word in _parts(train, test)]
     if any(len(pair) != 2 for pair in pairs):
         raise BadInput("train and test must each be (pixels, labels), or a dataset that gives (image, label)")
-    sets = both(pairs[0], pairs[1], classes=None if classes is None else tuple(classes), name=name)
+    sets = both(pairs[0], pairs[1], classes=None if classes is None else tuple(map(str, classes)), name=name)
     arrays = {"classes": np.array(sets[0].classes)}
     for images, word in _parts(*sets):
         arrays |= {f"x_{word}": images.x.numpy(), f"y_{word}": images.y.numpy()}

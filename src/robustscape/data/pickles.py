@@ -37,6 +37,7 @@ _CALLS = {
     **{f"numpy.{core}.numeric _frombuffer": "frombuffer" for core in ("core", "_core")},
 }
 _NUMBERS = re.compile(r"[|<>=]?(b1|[iu][1248]|f[248])")
+_MOST_AXES = 64
 _MARK = object()
 
 
@@ -78,8 +79,10 @@ class _Type:
     """A dtype, as its letters."""
 
     def __init__(self, code: object) -> None:
-        if not isinstance(code, str) or not _NUMBERS.fullmatch(code):
-            raise BadInput(f"holds an array of {str(code)[:20]!r} and not of numbers: it is not opened")
+        if not isinstance(code, str):
+            raise ValueError(f"a dtype is named by a {type(code).__name__}")
+        if not _NUMBERS.fullmatch(code):
+            raise BadInput(f"holds an array of {code[:20]!r} and not of numbers: it is not opened")
         self.code, self.order = code.lstrip("|<>="), code[0] if code[0] in "<>" else "="
 
     def numpy(self) -> np.dtype:
@@ -96,8 +99,8 @@ class _Array:
         shape, kind, fortran, raw = self.state
         raw = raw.encode("latin-1") if isinstance(raw, str) else raw
         dtype = kind.numpy()
-        if not all(type(size) is int and size >= 0 for size in shape):
-            raise ValueError(f"an array cannot have the shape {shape}")
+        if len(shape) > _MOST_AXES or not all(type(size) is int and 0 <= size < 1 << 62 for size in shape):
+            raise ValueError("an array has a shape that none can have")
         if len(raw) != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"{len(raw)} bytes do not make an array of shape {shape}")
         values = np.frombuffer(raw, dtype) if len(raw) else np.empty(0, dtype)
@@ -161,18 +164,20 @@ class _Machine:
                 items.append(item)
             items.reverse()
         if name in ("TUPLE", "LIST", "DICT"):
-            pairs = zip(items[::2], items[1::2], strict=True) if name == "DICT" else ()
+            pairs = _pairs(items) if name == "DICT" else ()
             stack.append(tuple(items) if name == "TUPLE" else items if name == "LIST" else dict(pairs))
         elif name.startswith("APPEND"):
             stack[-1].extend(items)
         else:
-            stack[-1].update(zip(items[::2], items[1::2], strict=True))
+            stack[-1].update(_pairs(items))
 
     def _call(self, name: str, argument: Any) -> None:
         stack = self.stack
         if name in ("GLOBAL", "STACK_GLOBAL"):
             if name == "STACK_GLOBAL":
                 attribute, module = stack.pop(), stack.pop()
+                if not isinstance(module, str) or not isinstance(attribute, str):
+                    raise ValueError("a call is not named by texts")
                 argument = f"{module} {attribute}"
             if argument not in _CALLS:
                 raise BadInput(f"asks for {argument[:60]!r}, which no array needs: it could run, and is not opened")
@@ -185,9 +190,16 @@ class _Machine:
             _, *state = given
             target.state = tuple(state)
         elif isinstance(target, _Type):
-            target.order = {"<": "<", ">": ">"}.get(given[1], "=")
+            target.order = given[1] if given[1] in ("<", ">") else "="
         else:
             raise ValueError(f"a {type(target).__name__} takes no state")
+
+
+def _pairs(items: list[Any]) -> Iterator[tuple[Any, Any]]:
+    """Return keys and values in turn; a few tuples inside one another take longer than a life to hash."""
+    if any(isinstance(key, tuple) for key in items[::2]):
+        raise ValueError("a tuple is a key")
+    return zip(items[::2], items[1::2], strict=True)
 
 
 def _made(call: object, given: tuple[Any, ...]) -> Any:
@@ -198,7 +210,7 @@ def _made(call: object, given: tuple[Any, ...]) -> Any:
         case _Call(), (code, *_) if call == "dtype":
             return _Type(code)
         case _Call(), (str() as text, *_) if call == "encode":
-            return text.encode("latin-1")
+            return text  # bytes, once they are wanted: a thousand calls for one long text cost nothing
         case _Call(), () if call == "nothing":
             return b""
         case _Call(), (_Type() as kind, raw) if call == "scalar":

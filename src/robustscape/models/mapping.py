@@ -17,7 +17,10 @@ Constants = tuple[tuple[float, ...], tuple[float, ...]]
 
 _PREFIXES = tuple(
     f"{name}."
-    for name in ("module", "_orig_mod", "model", "net", "network", "ema", "ema_model", "averaged", "averaged_model")
+    for name in (
+        *("module", "_orig_mod", "model", "net", "network", "ema", "ema_model", "averaged", "averaged_model"),
+        *("0", "1"),  # of a Sequential: the network alone, or behind a normalisation
+    )
 )
 _SURPLUS = re.compile(r"(^|\.)(sub_block1|attacker)\.|^n_averaged$")  # is never run, or counts
 _CONSTANTS = {"mu": "sigma", "mean": "std", "new_mean": "new_std", "whiten.bias": "whiten.weight"}

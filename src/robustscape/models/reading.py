@@ -25,6 +25,27 @@ NESTS = (
 )
 """Under which keys training scripts keep a state dict: plain weights first, averaged ones after them."""
 
+_BESIDE = (
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")),
+    *("numpy.ndarray", "numpy.dtype", "_codecs.encode", "argparse.Namespace", "types.SimpleNamespace"),
+    *(f"pathlib.{name}" for name in ("Path", "PosixPath", "WindowsPath", "_local.PosixPath", "_local.WindowsPath")),
+)
+"""What training scripts save beside the weights, an accuracy or their options: passed over, and not made either."""
+
+
+class _Nothing:
+    """Stands for a thing that is passed over: takes all that its file says of it, and does nothing."""
+
+    def __new__(cls, *given: object) -> _Nothing:
+        """Take the arguments of a call."""
+        return super().__new__(cls)
+
+    def __init__(self, *given: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None:
+        """Take a state."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
@@ -87,7 +108,7 @@ def read(path: Path, checkpoint: str) -> Weights:
 def _unpickled(path: Path) -> Any:
     _check_archive(path)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals([(_Nothing, name) for name in _BESIDE]):
             warnings.simplefilter("ignore")  # of what it refuses torch also warns
             return torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
