@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError, fields
 import pytest
 
 from robustscape.benches.attack import AttackBench
-from robustscape.benches.problem import Problem, least_likely
+from robustscape.benches.problem import Problem, likeliest
 from robustscape.benches.train import TrainBench
 from robustscape.cli.bench import benches
 from robustscape.config import from_plain, to_plain
@@ -67,4 +67,4 @@ def test_contract_both_sides_have_the_same_network_and_examples():
     assert all(a.equal(b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
     assert problem.examples(2).x.equal(problem.examples().x[:2])
     logits = theirs(problem.examples().x)
-    assert least_likely(theirs, problem.examples().x, 3).equal(logits.argmin(dim=1))
+    assert likeliest(theirs, problem.examples().x, 3).equal(logits.argmax(dim=1))

@@ -1,5 +1,7 @@
 """The naive loops do what public scripts do."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -51,3 +53,17 @@ def test_closed_form_an_evaluation_counts_what_is_right():
     y = model(x).argmax(dim=1)
     assert naive.evaluated(model, x, y, attack_of(1e-6, 1), generator, batch=4) == (10, 10)
     assert naive.evaluated(model, x, 1 - y, attack_of(1e-6, 1), generator, batch=4) == (0, 0)
+
+
+def test_closed_form_an_input_counts_as_robust_only_if_no_restart_fools_it():
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 0]]))
+        model[1].bias.copy_(torch.tensor([-0.5, 0.0]))
+    x = torch.full((200, 1, 2, 2), 0.5)  # at the boundary: a start alone decides, each way as often
+    attack = PGD(threat=ThreatModel(eps=0.1), steps=1, step_size=1e-9)
+    y = torch.zeros(200, dtype=torch.long)
+    one = naive.evaluated(model, x, y, attack, generator, batch=200)[1]
+    four = naive.evaluated(model, x, y, replace(attack, restarts=4), generator, batch=200)[1]
+    assert 70 < one < 130 and 2 <= four < 30  # half, and a sixteenth

@@ -16,6 +16,12 @@ def windows(steps: int) -> tuple[int, int, int]:
     return max(int(0.22 * steps), 1), max(int(0.03 * steps), 1), max(int(0.06 * steps), 1)
 
 
+def ends(state: State) -> State:
+    """Return where ball and box end under linf, ``low`` and ``high``, (N, C, H, W) each."""
+    x, eps = state["x"], per_example(state["eps"], state["x"])
+    return {"low": (x - eps).clamp(0, 1), "high": (x + eps).clamp(0, 1)}
+
+
 def begun(state: State, steps: int) -> State:
     """Return what the rule keeps of each example, before its first step."""
     zero = torch.zeros_like(state["eps"])
@@ -64,14 +70,17 @@ def ruled(state: State, loss: Tensor, steps: int, rho: float, *, reference: bool
 def moved(threat: ThreatModel, state: State, slope: Tensor, *, reference: bool) -> Tensor:
     """Return where each example goes: a projected step along its gradient, mixed with its last move (Algorithm 1)."""
     here, x, eps = state["here"], state["x"], state["eps"]
-    momentum = here - state["old"]
     a = per_example(torch.where(state["step"] == 0, 1.0, 0.75).to(here), here)
     size = per_example(state["size"], here)
-    if reference and threat.norm == "l2":
-        stepped = _onto(here + size * unit(slope, "l2"), x, eps)
-        return _onto(here + (stepped - here) * a + momentum * (1 - a), x, eps)
-    stepped = threat.project(here + size * threat.steepest(slope), x, eps)
-    return threat.project(here + (stepped - here) * a + momentum * (1 - a), x, eps)
+
+    def onto(x_adv: Tensor) -> Tensor:
+        if threat.norm == "linf":  # what ``project`` does, in one pass
+            return torch.clamp(x_adv, state["low"], state["high"])
+        return _onto(x_adv, x, eps) if reference else threat.project(x_adv, x, eps)
+
+    direction = unit(slope, "l2") if reference and threat.norm == "l2" else threat.steepest(slope)
+    stepped = onto(direction.mul_(size).add_(here))
+    return onto(stepped.sub_(here).mul_(a).add_(here).add_((here - state["old"]).mul_(1 - a)))
 
 
 def unit(delta: Tensor, norm: str) -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from robustscape.attacks._projections import DUAL, length
 from robustscape.attacks.queue import Draws, State, draws
+
+_ENOUGH = 0.6  # a pass back is about as long as one forward, which the others then make again
 
 Pair = tuple[Tensor, Tensor]
 """The class whose logit is to rise and the one it is to rise above, each (N,)."""
@@ -19,31 +19,32 @@ def wide(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
-def tangent(
-    model: nn.Module, at: Tensor, pairs: Callable[[Tensor], list[Pair]], norm: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the logits (N, K), the difference of logits to bring to 0 (N,), and its gradient (N, C, H, W).
-
-    ``pairs`` makes of the logits what may be brought to 0. Of several it is the one nearest by |d| / ||w||_q, and each
-    costs a backward.
-    """
+def seen(model: nn.Module, at: Tensor) -> tuple[Tensor, Tensor]:
+    """Return points that need a gradient, (N, C, H, W), and their logits, (N, K), which hold the way back to them."""
     with torch.enable_grad():
         at = at.detach().requires_grad_()
-        z = model(at).to(at.dtype)
-        logits = z.detach()
-        gap, slope = torch.zeros_like(logits[:, 0]), torch.zeros_like(at)
-        distance, choices = torch.full_like(gap, torch.inf), pairs(logits)
-        for number, (up, down) in enumerate(choices, start=1):
+        return at, model(at).to(at.dtype)
+
+
+def tangent(at: Tensor, z: Tensor, choices: list[Pair], norm: str) -> tuple[Tensor, Tensor]:
+    """Return the difference of logits to bring to 0, (N,), and its gradient, (N, C, H, W).
+
+    Of several choices it is the one nearest by |d| / ||w||_q, and each costs a backward.
+    """
+    gap, slope = torch.zeros_like(z.detach()[:, 0]), torch.zeros_like(at)
+    distance = torch.full_like(gap, torch.inf)
+    for number, (up, down) in enumerate(choices, start=1):
+        with torch.enable_grad():
             d = (z.gather(1, up[:, None]) - z.gather(1, down[:, None])).squeeze(1)
             (w,) = torch.autograd.grad(d.sum(), at, retain_graph=number < len(choices))
-            d = d.detach()
-            if len(choices) == 1:
-                return logits, d, w
-            far = d.abs() / (length(w, DUAL[norm]) + 1e-12)
-            nearer = (far < distance) | far.isnan()  # what is not a number is not to be passed over
-            gap, distance = torch.where(nearer, d, gap), torch.where(nearer, far, distance)
-            slope = torch.where(wide(nearer, w), w, slope)
-    return logits, gap, slope.detach()
+        d = d.detach()
+        if len(choices) == 1:
+            return d, w
+        far = d.abs() / (length(w, DUAL[norm]) + 1e-12)
+        nearer = (far < distance) | far.isnan()  # what is not a number is not to be passed over
+        gap, distance = torch.where(nearer, d, gap), torch.where(nearer, far, distance)
+        slope = torch.where(wide(nearer, w), w, slope)
+    return gap, slope.detach()
 
 
 def judged(logits: Tensor, y: Tensor, *, targeted: bool) -> tuple[Tensor, Tensor]:
@@ -54,13 +55,26 @@ def judged(logits: Tensor, y: Tensor, *, targeted: bool) -> tuple[Tensor, Tensor
     return (there, -margin) if targeted else (~there, margin)
 
 
-def health(state: State, logits: Tensor, slope: Tensor) -> State:
-    """Return whether all was finite so far, and whether a gradient vanished or two logits were tied."""
-    top, going = slope.flatten(1).abs().amax(dim=1), ~state["over"]
-    leading = logits.topk(2, dim=1).values
-    finite = torch.isfinite(logits).all(dim=1) & torch.isfinite(top)
-    dull = (top == 0) | (leading[:, 0] == leading[:, 1])
+def health(state: State, logits: Tensor, size: Tensor, slope: Tensor | None, used: Tensor) -> State:
+    """Return whether all was finite so far, and whether a gradient that was used vanished or two logits were tied.
+
+    The boundary is where FAB goes, so logits that are tied mean something within eps alone, where they hide a success.
+    """
+    going, leading = ~state["over"], logits.topk(2, dim=1).values
+    finite, tied = torch.isfinite(logits).all(dim=1), leading[:, 0] == leading[:, 1]
+    dull = tied & (size <= state["eps"])
+    if slope is not None:
+        top = slope.flatten(1).abs().amax(dim=1)
+        finite, dull = finite & (torch.isfinite(top) | ~used), dull | ((top == 0) & used)
     return {"finite": state["finite"] & (finite | ~going), "dull": state["dull"] | (dull & going)}
+
+
+def worthwhile(needed: Tensor, left: Tensor) -> bool:
+    """Return whether a backward of the whole batch is worth it for the examples that need it, of those left, (N,).
+
+    Where asking waits for the device it always is.
+    """
+    return needed.device.type != "cpu" or bool(needed.sum() > _ENOUGH * left.sum())
 
 
 def started(state: State, rng: Draws, norm: str) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robustscape.attacks import _apgd, _apgd_l1
 from robustscape.attacks._common import gradient, told
 from robustscape.attacks.losses import DLR, Aimed, CrossEntropy, TargetedDLR, margin, runner_up
-from robustscape.attacks.queue import Draws, Rows, State, attacked, draws
+from robustscape.attacks.queue import Draws, Rows, State, attacked, chosen, draws
 from robustscape.attacks.threat import ThreatModel, per_example
 from robustscape.streams import Streams
 from robustscape.types import BadInput
@@ -143,7 +143,9 @@ class APGD:
             **{"here": x_0, "old": x_0},
             **{"best": x_0, "best_loss": zero, "best_slope": torch.zeros_like(x_0), "best_score": least},
         }
-        return state | (_apgd_l1.begun(state) if self.threat.norm == "l1" else _apgd.begun(state, self.steps))
+        if self.threat.norm == "l1":
+            return state | _apgd_l1.begun(state)
+        return state | _apgd.begun(state, self.steps) | (_apgd.ends(state) if self.threat.norm == "linf" else {})
 
     def step(self, model: nn.Module, state: State, rng: Draws) -> State:
         """Return the state after a look at where each example is, and a step from there."""
@@ -154,9 +156,8 @@ class APGD:
             rule, back = _apgd_l1.ruled(state, self.steps)
         else:
             rule, back = _apgd.ruled(state, loss, self.steps, self.rho, reference=reference)
-        back = per_example(back, slope)
-        slope = torch.where(back, state["best_slope"], slope)
-        state = state | rule | {"here": torch.where(back, state["best"], state["here"])}
+        slope = chosen(back, state["best_slope"], slope)
+        state = state | rule | {"here": chosen(back, state["best"], state["here"])}
         if sparse:
             after = _apgd_l1.moved(state, slope, self.steps, reference=reference)
         else:
@@ -216,19 +217,17 @@ class APGD:
         hit = counts & (right if self.targeted else ~right)
         ahead = margin(logits, state["y"])
         score = -ahead if self.targeted else ahead
-        pixels = per_example(better, here)
-        best = torch.where(pixels, here, state["best"])
+        best = chosen(better, here, state["best"])
         best_score = torch.where(better, score, state["best_score"])
         kept = state["wrong"] & ~hit if reference else state["wrong"]
-        found = torch.where(per_example(hit, here), here, best)
-        fresh = counts & ~kept
+        found, fresh = chosen(hit, here, best), counts & ~kept
         steepest, highest = slope.flatten(1).abs().amax(dim=1), logits.topk(2, dim=1).values
         return {
             "best": best,
             "best_loss": torch.where(better, loss, state["best_loss"]),
-            "best_slope": torch.where(pixels, slope, state["best_slope"]),
+            "best_slope": chosen(better, slope, state["best_slope"]),
             "best_score": best_score,
-            "x_adv": torch.where(per_example(fresh, here), found, state["x_adv"]),
+            "x_adv": chosen(fresh, found, state["x_adv"]),
             "score": torch.where(fresh, torch.where(hit, score, best_score), state["score"]),
             "wrong": state["wrong"] | hit,
             "finite": state["finite"] & torch.isfinite(loss) & torch.isfinite(steepest),

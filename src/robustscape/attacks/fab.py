@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from robustscape.attacks import _projections_reference
 from robustscape.attacks._common import told
-from robustscape.attacks._fab import Pair, health, judged, started, tangent, wide
+from robustscape.attacks._fab import Pair, health, judged, seen, started, tangent, wide, worthwhile
 from robustscape.attacks._projections import length, onto_hyperplane
-from robustscape.attacks.queue import Draws, Rows, State, attacked
+from robustscape.attacks.queue import Draws, Rows, State, attacked, chosen
 from robustscape.attacks.threat import ThreatModel
 from robustscape.streams import Streams
 from robustscape.types import BadInput
@@ -32,9 +32,10 @@ class FAB:
     From a misclassified point it goes back, x_1 <- x + beta (x_1 - x). It needs no step size, and only the ball decides
     what counts.
 
-    One step is one forward and, in all but untargeted FAB, one backward: it tells the class of the point that the
-    last move led to and linearises there. A round takes ``steps`` + 1 of them, one more for each time that it goes
-    back, and one for the ball's surface where all misclassified points were outside: at most 2 ``steps`` + 1.
+    One step is one forward, which tells the class of the point that the last move led to, and in all but untargeted
+    FAB one backward, which linearises there. A round takes ``steps`` + 1 of them, one more for each time that it goes
+    back, and one for the ball's surface where all misclassified points were outside: at most 2 ``steps`` + 1. Where
+    most of a batch is to go back, none of it is linearised, and those that could have been wait for the next forward.
 
     Attributes:
         threat: Ball and box that the result stays in; the points of the search stay in the box alone.
@@ -162,19 +163,24 @@ class FAB:
     def step(self, model: nn.Module, state: State, rng: Draws) -> State:
         """Return the state after a step: look at the point, then move on, or back where it is misclassified."""
         reference = isinstance(rng, torch.Generator)
-        logits, gap, slope = tangent(model, state["at"], lambda z: self._pairs(z, state), self.threat.norm)
+        at, z = seen(model, state["at"])
+        logits, delta = z.detach(), state["at"] - state["x"]
         fooled, margin = judged(logits, state["y"], targeted=self.targeted)
-        size = length(state["at"] - state["x"], self.threat.norm)
-        known = self._noted(state, fooled, margin, size, reference=reference) | health(state, logits, slope)
+        size = length(delta, self.threat.norm)
+        known = self._noted(state, fooled, margin, size, reference=reference)
         onward, arrived = state["fresh"] | ~fooled, state["moves"] >= self.steps
-        back = state["x"] + (state["at"] - state["x"]) * self.beta
+        left, slope, leads_to = ~(arrived | state["wrong"] | state["over"]), None, state["at"]
+        if move := reference or worthwhile(onward & left, left):
+            gap, slope = tangent(at, z, self._pairs(logits, state), self.threat.norm)
+            leads_to = self._moved(state, gap, slope, reference=reference)
+        waits = torch.zeros_like(onward) if move else onward & ~arrived
         place = {
-            "step": state["step"] + 1,
-            "at": torch.where(wide(onward, back), self._moved(state, gap, slope, reference=reference), back),
-            "fresh": ~onward,
-            "moves": state["moves"] + (onward | arrived),
+            "step": state["step"] + ~waits,
+            "at": chosen(onward, leads_to, delta.mul_(self.beta).add_(state["x"])),
+            "fresh": ~onward | waits,
+            "moves": state["moves"] + (arrived | (onward & ~waits)),
         }
-        state = state | known | place
+        state = state | known | health(state, logits, size, slope, onward & left) | place
         return self._referred(state, arrived) if reference else self._ended(state, arrived, rng)
 
     def _pairs(self, logits: Tensor, state: State) -> list[Pair]:
@@ -194,9 +200,9 @@ class FAB:
         found = closer & inside if self.minimum else going & fooled & inside
         better = found | (going & ~fooled & inside & (margin > state["score"]))
         return {
-            "nearest": torch.where(wide(closer, state["x"]), state["at"], state["nearest"]),
+            "nearest": chosen(closer, state["at"], state["nearest"]),
             "least": torch.where(closer, size, state["least"]),
-            "x_adv": torch.where(wide(better, state["x"]), state["at"], state["x_adv"]),
+            "x_adv": chosen(better, state["at"], state["x_adv"]),
             "score": torch.where(better, margin, state["score"]),
             "wrong": state["wrong"] if reference or self.minimum else state["wrong"] | found,
         }
@@ -231,7 +237,9 @@ class FAB:
         beyond = torch.isfinite(state["least"]) & (state["least"] > state["eps"])
         surface = arrived & beyond & (state["moves"] == self.steps + 1)
         done = arrived & ~surface
-        at = torch.where(wide(surface, state["x"]), self._surface(state), state["at"])
+        at = state["at"]
+        if at.device.type != "cpu" or bool(surface.any()):
+            at = torch.where(wide(surface, at), self._surface(state), at)
         if not self.minimum:
             return state | {"at": at, "over": state["over"] | done}
         part = state["part"] + done
@@ -243,7 +251,7 @@ class FAB:
             "moves": state["moves"].masked_fill(done, 0),
             "fresh": state["fresh"] | done,
         }
-        return state | {"at": torch.where(wide(done, at), self._start(state, rng), at)}
+        return state | {"at": chosen(done, self._start(state, rng), at)}
 
     def _referred(self, state: State, arrived: Tensor) -> State:
         """Return the state with the rounds over that have ended, judged by the nearest point as pyautoattack does."""

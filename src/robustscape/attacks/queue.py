@@ -101,6 +101,15 @@ class Noting(Protocol):
         ...
 
 
+@runtime_checkable
+class Several(Protocol):
+    """A search that can take some steps of each example in one forward, where a batch has room for them."""
+
+    def several(self, model: nn.Module, state: State, rng: Streams, count: int) -> State:
+        """Return the state after up to ``count`` steps of each example, the same as one after the other give."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Settled:
     """Examples whose search has ended.
@@ -139,6 +148,21 @@ def draws(rng: Streams, state: State | Rows) -> Streams:
     return rng.of(index).then(number)
 
 
+def chosen(which: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """Return the rows of ``new`` that ``which``, (N,), bool, says and the others of ``old``, (N, ...), all finite.
+
+    It may be ``new`` or ``old`` itself. On the CPU, where choices by a mask that is broadcast take four times as long,
+    nothing is copied where all rows are of one, and otherwise one is drawn from the other by 0 or 1, which is exact.
+    """
+    wide = which.view(-1, *[1] * (new.ndim - 1))
+    if which.device.type != "cpu":
+        return torch.where(wide, new, old)
+    count = int(which.sum())
+    if count in (0, len(which)):
+        return new if count else old
+    return torch.lerp(old, new, wide.to(new.dtype))
+
+
 def queued(
     attack: Walk,
     model: nn.Module,
@@ -146,7 +170,8 @@ def queued(
     rng: Streams,
     *,
     width: int,
-    shrink: bool = False,
+    shrink: int = 0,
+    room: int = 0,
     confirm: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Generator[Settled, None, None]:
     """Search all examples, ``width`` at a time, and give them as they are settled.
@@ -157,13 +182,16 @@ def queued(
         rows: The examples; their ``round`` is where they begin.
         rng: Random numbers; its index is not looked at.
         width: How many at a time. The model sees batches of this size alone, so bits do not depend on the company.
-        shrink: Halve the batch once no more wait and half of it is idle: less work, but more than one shape.
+        shrink: How closely the batch follows once no more wait than are under search: less work, but more than one
+            shape. 0 keeps it, 1 halves it where half is idle, 4 lets it have four sizes in every halving.
+        room: Inputs that the model may see at once where that is more than are under search: an attack that can then
+            takes several steps of each in one forward.
         confirm: (x_adv, rows) to bool, (M,): whether a success counts. One that does not goes on being searched.
 
     Raises:
         Diverged: a loss or a gradient was not finite.
     """
-    pool = _Pool(attack, rows, rng, width, shrink=shrink, confirm=confirm)
+    pool = _Pool(attack, rows, rng, width, shrink=shrink, room=room, confirm=confirm)
     every = 1 if rows.x.device.type == "cpu" else _LOOK
     while pool.busy:
         for _ in range(every):
@@ -182,10 +210,12 @@ class _Pool:
         rng: Streams,
         width: int,
         *,
-        shrink: bool,
+        shrink: int,
+        room: int,
         confirm: Callable[[Tensor, Tensor], Tensor] | None,
     ) -> None:
         self.attack, self.rows, self.rng, self.shrink, self.confirm = attack, rows, rng, shrink, confirm
+        self.several, self.room = attack if isinstance(attack, Several) else None, room
         self.rounds = attack.rounds(rows.logits.shape[1])
         self.best = {
             "x_adv": rows.x.clone(),
@@ -199,17 +229,22 @@ class _Pool:
         self.row = torch.where(torch.arange(len(padded), device=first.device) < len(first), padded, -1)
         """Which example is where, (width,); -1 where none is."""
         self.state = attack.begin(self.rows.take(padded), rng) if len(first) else {}
-        self._halve()
+        self._settle_in()
 
-    @property
-    def busy(self) -> bool:
+    def _settle_in(self) -> None:
+        """Let the batch be as large as is needed, and note what is where."""
+        self._fit()
+        self.here = self.row >= 0
+        self.busy = bool(self.here.any())
         """Whether an example is under search."""
-        return bool((self.row >= 0).any())
 
     def step(self, model: nn.Module, *, freeze: bool) -> None:
         """Take a step; with ``freeze``, examples that are at their end stay as they are."""
-        before = self.state
-        self.state = self.attack.step(model, before, self.rng)
+        before, count = self.state, self.room // len(self.row)
+        if self.several is None or count < 2:
+            self.state = self.attack.step(model, before, self.rng)
+        else:
+            self.state = self.several.several(model, before, self.rng, count)
         if freeze:
             ended = before["wrong"] | before["over"]
             for name in ("x_adv", "wrong", "score", "step", "over", "finite", "dull"):
@@ -218,12 +253,13 @@ class _Pool:
 
     def look(self) -> Settled | None:
         """Take out who has ended and let others in; return the settled ones, None where there are none."""
-        state, here = self.state, self.row >= 0
-        if not bool(state["finite"][here].all()):
-            raise Diverged("the model's loss, or its gradient with respect to the inputs, became NaN under attack")
-        place = (here & (state["wrong"] | state["over"])).nonzero().flatten()
-        if not len(place):
+        state = self.state
+        notable = (state["wrong"] | state["over"] | ~state["finite"]) & self.here
+        if not bool(notable.any()):
             return None
+        place = notable.nonzero().flatten()
+        if not bool(state["finite"][place].all()):
+            raise Diverged("the model's loss, or its gradient with respect to the inputs, became NaN under attack")
         row, wrong = self.row[place], state["wrong"][place]
         if self.confirm is not None and bool(wrong.any()):
             claimed = wrong.nonzero().flatten()
@@ -274,17 +310,19 @@ class _Pool:
             begun = self.attack.begin(self.rows.take(fresh), self.rng)
             self.state = {name: value.index_put((where,), begun[name]) for name, value in self.state.items()}
         self.row = row
-        self._halve()
+        self._settle_in()
 
-    def _halve(self) -> None:
-        """Keep half the places, where the pool may shrink, as often as half of them are idle."""
+    def _fit(self) -> None:
+        """Keep only as many places as are needed, where the pool may shrink."""
         row, size = self.row, len(self.row)
         here = (row >= 0).nonzero().flatten()
-        if not self.shrink:
+        if not self.shrink or not len(here):
             return
-        while len(here) and size // 2 >= len(here):
+        while size // 2 >= len(here):
             size = -(-size // 2)
-        if size < len(row) and len(here):
+        grain = -(-size // (2 * self.shrink))
+        size = min(size, -(-len(here) // grain) * grain)
+        if size < len(row):
             kept = here.repeat(-(-size // len(here)))[:size]
             self.state = {name: value[kept] for name, value in self.state.items()}
             self.row = torch.where(torch.arange(size, device=row.device) < len(here), row[kept], -1)

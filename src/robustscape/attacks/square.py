@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustscape.attacks._common import told
 from robustscape.attacks._squares import TINY, Plan, gathered, gathered_as_code, masks, placed, plan, tiled, tiling
 from robustscape.attacks.losses import margin
-from robustscape.attacks.queue import Draws, Rows, State, attacked, draws
+from robustscape.attacks.queue import Draws, Rows, State, attacked, chosen, draws
 from robustscape.attacks.threat import ThreatModel
 from robustscape.streams import Streams
 from robustscape.types import BadInput
@@ -111,31 +111,63 @@ class Square:
         }  # fmt: skip
 
     def step(self, model: nn.Module, state: State, rng: Draws) -> State:
-        """Return the state after a query: the change is judged, and the next one proposed."""
+        """Return the state after a query: a change is proposed, looked at, and kept where it helps."""
+        if isinstance(rng, Streams):
+            return self.several(model, state, rng, 1)
         with torch.no_grad():
-            state = self._judged(model, state, as_reference=isinstance(rng, torch.Generator))
-            if isinstance(rng, torch.Generator) and bool(state["over"].all()):
-                return state
-            return state | {"here": self._proposed(state, rng)}
+            state = self._judged_as_code(model, state)
+            return state if bool(state["over"].all()) else state | {"here": self._proposed_as_code(state, rng)}
 
-    def _judged(self, model: nn.Module, state: State, *, as_reference: bool) -> State:
+    def several(self, model: nn.Module, state: State, rng: Streams, count: int) -> State:
+        """Return the state after up to ``count`` queries of each example, all in one forward.
+
+        All are proposed from the best input so far, and the first one that is kept ends them: those behind it would
+        have begun there, and do not count. So an example takes the same way whatever the count.
+        """
+        with torch.no_grad():
+            here, y = self._proposed(state, rng, count), state["y"].repeat_interleave(count)
+            logits = model(here).to(here.dtype)
+            ahead, loss = self._valued(logits, y)
+            left, column = self.queries - state["step"], torch.arange(count, device=y.device)
+            better = (-loss.view(-1, count) > state["score"][:, None]) | (ahead.view(-1, count) <= 0)
+            kept = better & (column < left[:, None]) & ~state["wrong"][:, None]
+            fell, first = kept.any(dim=1), kept.byte().argmax(dim=1)
+            used = torch.where(fell, first + 1, left.clamp(max=count))
+            counts, place = column < used[:, None], torch.arange(0, len(here), count, device=y.device) + first
+            found = (logits[place].argmax(dim=1) == state["y"]) == self.targeted
+            step = state["step"] + used
+            return state | {
+                "step": step,
+                "x_adv": chosen(fell, here if count == 1 else here[place], state["x_adv"]),
+                "wrong": state["wrong"] | (fell & found),
+                "score": torch.where(fell, -loss[place], state["score"]),
+                "margin": torch.where(fell, ahead[place], state["margin"]),
+                "over": (step >= self.queries) | (state["eps"] == 0),
+                "finite": state["finite"] & (torch.isfinite(loss).view(-1, count) | ~counts).all(dim=1),
+                "dull": state["dull"] | ((ahead == 0).view(-1, count) & counts).any(dim=1),
+            }
+
+    def _valued(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how far logits are from success, 0 or less where they are one, and the loss to lower, (N,) each."""
+        if self.targeted:
+            return margin(logits, y), F.cross_entropy(logits, y, reduction="none")
+        ahead = -margin(logits, y)
+        return ahead, ahead
+
+    def _judged_as_code(self, model: nn.Module, state: State) -> State:
         """Look at the model once; keep the proposals that lower the loss or succeed."""
         y, here = state["y"], state["here"]
         logits = model(here).to(here.dtype)
-        ahead = margin(logits, y) if self.targeted else -margin(logits, y)
-        loss = F.cross_entropy(logits, y, reduction="none") if self.targeted else ahead
-        live = state["margin"] > 0 if as_reference else ~state["wrong"]
-        kept = live & ((-loss > state["score"]) | (ahead <= 0))
+        ahead, loss = self._valued(logits, y)
+        kept = (state["margin"] > 0) & ((-loss > state["score"]) | (ahead <= 0))
         step, best = state["step"] + 1, torch.where(kept, ahead, state["margin"])
-        ended = (step > self.queries) | (best <= 0) if as_reference else (step >= self.queries) | (state["eps"] == 0)
-        found = (logits.argmax(dim=1) == y) == self.targeted
         return state | {
             "step": step,
-            "x_adv": torch.lerp(state["x_adv"], here, kept.view(-1, 1, 1, 1).to(here.dtype)),
-            "wrong": state["wrong"] | (kept & found),
+            "x_adv": chosen(kept, here, state["x_adv"]),
+            "wrong": state["wrong"] | (kept & ((logits.argmax(dim=1) == y) == self.targeted)),
             "score": torch.where(kept, -loss, state["score"]),
             "margin": best,
-            "over": ended,
+            "over": (step > self.queries) | (best <= 0),
             "finite": state["finite"] & torch.isfinite(loss),
             "dull": state["dull"] | (ahead == 0),
         }
@@ -163,6 +195,8 @@ class Square:
             tiles = [(_flip(rng), _signs(rng, x, len(x), channels)) for _ in range(down * across)]
             flip = torch.tensor([one for one, _ in tiles], device=x.device).view(1, down, across)
             sign = torch.stack([one for _, one in tiles], dim=2).view(-1, channels, down, across)
+            gap = max(height - 5, 0) // 2 if side == 1 else 0  # the code centres five and cuts the others
+            sign = F.pad(sign, (gap, -gap, gap, -gap))
         delta = tiled(side, sign, flip, height, width, self.threat.norm)
         return self._inside(delta, x, rows.eps, as_reference=isinstance(rng, torch.Generator))
 
@@ -177,29 +211,43 @@ class Square:
         length = torch.linalg.vector_norm(delta, dim=(1, 2, 3), keepdim=True)
         return torch.addcmul(x, delta, eps / (length + TINY)).clamp_(0, 1)
 
-    def _proposed(self, state: State, rng: Draws) -> Tensor:
-        """Return the best inputs so far with one window changed, (N, C, H, W)."""
+    def _proposed(self, state: State, rng: Streams, count: int) -> Tensor:
+        """Return the next ``count`` queries of each example, (N count, C, H, W): its best input, a window changed."""
+        x, made = state["x"], self._plan(state["x"])
+        before = (state["step"][:, None] + torch.arange(count, device=x.device)).flatten()
+        level, stream = torch.bucketize(before - 1, made.after), state["stream"].repeat_interleave(count)
+        corner, flip, sign = _drawn(rng.of(stream + before), made.places[level], x)
+        first = masks(corner[:, 0], made.sides[level], x)
+        if self.threat.norm == "linf":
+            sign, first = sign.view(-1, count, *sign.shape[1:]), first.view(-1, count, *first.shape[1:])
+            moved = torch.addcmul(x[:, None], sign, state["eps"].view(-1, 1, 1, 1, 1)).clamp_(0, 1)
+            # Exact at 0 and 1, and several times faster than a choice.
+            here = torch.lerp(state["x_adv"][:, None], moved, first).flatten(0, 1)
+        else:
+            x, x_best, eps = (state[name].repeat_interleave(count, dim=0) for name in ("x", "x_adv", "eps"))
+            second, turned = masks(corner[:, 1], made.sides[level], x), level + len(made.sides) * flip
+            bumps, length = placed(made.bumps, turned, corner[:, 0], *x.shape[2:]), eps.view(-1, 1, 1, 1)
+            delta = gathered(x_best - x, length, bumps, sign, first, second, self.threat.norm)
+            here = self._inside(delta, x, eps, as_reference=False)
+        start = before == 0
+        if x.device.type == "cpu" and not bool(start.any()):
+            return here
+        return torch.where(start.view(-1, 1, 1, 1), state["here"].repeat_interleave(count, dim=0), here)
+
+    def _proposed_as_code(self, state: State, generator: torch.Generator) -> Tensor:
+        """Return the best inputs so far with one window changed, (N, C, H, W), drawn and rounded as the code does."""
         x, x_best, eps = state["x"], state["x_adv"], state["eps"].view(-1, 1, 1, 1)
-        height, width = x.shape[2:]
-        made, as_reference = self._plan(x), isinstance(rng, torch.Generator)
+        made = self._plan(x)
         level = torch.bucketize(state["step"] - 1, made.after)
         side = made.sides[level]
-        if isinstance(rng, torch.Generator):
-            corner, flip, sign = self._drawn_as_code(state, rng, made.places[level] - 1)
-        else:
-            corner, flip, sign = _drawn(rng.of(state["stream"] + state["step"]), made.places[level], x)
+        corner, flip, sign = self._drawn_as_code(state, generator, made.places[level] - 1)
         first = masks(corner[:, 0], side, x)
         if self.threat.norm == "linf":
-            if as_reference:  # the same but for the rounding of x - eps
-                moved = self.threat.project(x_best + 2 * eps * sign, x, state["eps"])
-            else:
-                moved = torch.addcmul(x, sign, eps).clamp_(0, 1)
-            return torch.lerp(x_best, moved, first)  # exact at 0 and 1, and several times faster than a choice
+            return torch.lerp(x_best, self.threat.project(x_best + 2 * eps * sign, x, state["eps"]), first)
         second = masks(corner[:, 1], side, x)
-        bumps = placed(made.bumps, level + len(made.sides) * flip, corner[:, 0], height, width)
-        gather = gathered_as_code if as_reference else gathered
-        delta = gather(x_best - x, eps, bumps, sign, first, second, self.threat.norm)
-        return self._inside(delta, x, state["eps"], as_reference=as_reference)
+        bumps = placed(made.bumps, level + len(made.sides) * flip, corner[:, 0], *x.shape[2:])
+        delta = gathered_as_code(x_best - x, eps, bumps, sign, first, second, self.threat.norm)
+        return self._inside(delta, x, state["eps"], as_reference=True)
 
     def _drawn_as_code(self, state: State, generator: torch.Generator, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what ``_drawn`` returns as the code draws it, from as many ``places`` less one."""

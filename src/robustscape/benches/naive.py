@@ -61,12 +61,16 @@ def train_step(
 def evaluated(
     model: nn.Module, x: Tensor, y: Tensor, attack: PGD, generator: torch.Generator, *, batch: int
 ) -> tuple[int, int]:
-    """Return how many of the examples are classified correctly, clean and after PGD, in eval mode."""
+    """Return how many of the examples are classified correctly, clean and after every restart of PGD, in eval mode."""
     model.eval()
     clean = robust = 0
     for images, labels in zip(x.split(batch), y.split(batch), strict=True):
-        delta = perturbed(model, images, labels, attack, generator)
         with torch.no_grad():
-            clean += int((model(images).argmax(dim=1) == labels).sum())
-            robust += int((model(images + delta).argmax(dim=1) == labels).sum())
+            right = model(images).argmax(dim=1) == labels
+        clean += int(right.sum())
+        for _ in range(attack.restarts):
+            delta = perturbed(model, images, labels, attack, generator)
+            with torch.no_grad():
+                right &= model(images + delta).argmax(dim=1) == labels
+        robust += int(right.sum())
     return clean, robust

@@ -78,7 +78,7 @@ def attack_of(eps: float, steps: int) -> PGD:
     return PGD(threat=ThreatModel(norm="linf", eps=eps), steps=steps, step_size=eps / 4)
 
 
-def least_likely(model: nn.Module, x: Tensor, size: int) -> Tensor:
-    """Return the class of the smallest logit of each example, (N,), by batches of ``size``."""
+def likeliest(model: nn.Module, x: Tensor, size: int) -> Tensor:
+    """Return the class of the largest logit of each example, (N,), by batches of ``size``."""
     with torch.no_grad():
-        return torch.cat([model(part).argmin(dim=1) for part in x.split(size)])
+        return torch.cat([model(part).argmax(dim=1) for part in x.split(size)])

@@ -16,6 +16,8 @@ from robustscape.runtime.memory import Parts, out_of_memory
 from robustscape.streams import Streams
 from robustscape.types import Attack, BadInput, Subject
 
+_FULL_CPU, _FULL = 64, 256  # inputs from which on a larger batch takes hardly less time for each
+
 
 class Counted(nn.Module):
     """The model, counting the examples that pass through it forwards and backwards, those that fill a batch too."""
@@ -128,12 +130,13 @@ def _once(
     subject: Subject, searched: nn.Module, attack: Attack, rows: Tensor, logits: Tensor, found: Tally, *tags: str | int
 ) -> Generator[None, None, None]:
     counted = Counted(searched)
-    width = min(subject.batch, (subject.parts or Parts()).size, max(len(subject.x), 1))
+    room = min(subject.batch, (subject.parts or Parts()).size)
     walk = _walk(attack)
     while len(rows):
+        width = min(room, max(len(subject.x), 1))
         try:
             made = (
-                _queue(subject, counted, walk, rows, logits, found, width, *tags)
+                _queue(subject, counted, walk, rows, logits, found, width, room, *tags)
                 if walk is not None
                 else _batches(subject, counted, attack, rows, found, *tags)
             )
@@ -148,7 +151,7 @@ def _once(
                 raise
             if width == 1:
                 raise BadInput("out of memory for a single example; did you mean a smaller network?") from error
-        width = -(-width // 2)
+        room = -(-width // 2)
         rows = rows[~found.settled[rows]]
 
 
@@ -166,6 +169,7 @@ def _queue(
     logits: Tensor,
     found: Tally,
     width: int,
+    room: int,
     *tags: str | int,
 ) -> Generator[None, None, None]:
     """Search in steps: examples leave once the model confirms that they are fooled."""
@@ -203,7 +207,11 @@ def _queue(
             found.x_adv[here] = ended.x_adv
 
     failed: list[Settled] = []  # judged in batches of one size: the loss of an input then has the same bits anywhere
-    for ended in queued(attack, model, some, Streams(subject.seed, tags), width=width, shrink=True, confirm=confirm):
+    # CUDA graphs are for one shape; memory is predicted for a batch, and no more than that is looked at at once.
+    shrink, full = (4, _FULL_CPU) if x.device.type == "cpu" else (1, _FULL)
+    rng = Streams(subject.seed, tags)
+    settling = queued(attack, model, some, rng, width=width, shrink=shrink, room=min(room, full), confirm=confirm)
+    for ended in settling:
         note(won := ended.take(ended.wrong), won.wrong)
         failed += [ended.take(row) for row in (~ended.wrong).nonzero()]
         while len(failed) >= width:

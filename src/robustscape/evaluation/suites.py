@@ -91,9 +91,12 @@ def entries(name: Name, threat: ThreatModel, quick: PGD) -> tuple[Entry, ...]:
             "AutoAttack": AutoAttack(threat=threat),
         }
         return tuple(entry(attack, name=short, everyone=True) for short, attack in columns.items())
-    versions = {"autoattack": "standard", "autoattack-plus": "plus", "autoattack-rand": "rand"}
-    if name in versions:
-        return (entry(AutoAttack(threat=threat, version=versions[name])),)
+    if name == "autoattack":
+        return (entry(AutoAttack(threat=threat)),)
+    if name == "autoattack-plus":
+        return (entry(AutoAttack(threat=threat, version="plus")),)
+    if name == "autoattack-rand":
+        return (entry(AutoAttack(threat=threat, version="rand")),)
     raise BadInput(f"there is no suite {name!r}; there are {', '.join(NAMES)}")
 
 
