@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from robustscape.attacks._apgd import windows
 from robustscape.attacks.autoattack import AutoAttack
 from robustscape.attacks.pgd import PGD
+from robustscape.attacks.square import Square
 from robustscape.benches.harness import Side
 from robustscape.types import Batch
 
@@ -97,7 +98,8 @@ def ensembles(
     pyautoattack, reason = imported("pyautoattack")
     if pyautoattack is None:
         return {}, {"pyautoattack": reason}
-    steps = attack.steps
+    steps, square = attack.steps, attack.parts()["Square"]
+    assert isinstance(square, Square)
 
     def evaluate() -> float:
         with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
@@ -107,7 +109,7 @@ def ensembles(
             for apgd in (judge.apgd, judge.apgd_targeted):  # what it derives from the steps when it is made
                 apgd.n_iter_2, apgd.size_decr, apgd.n_iter_min = windows(steps)
             judge.square.n_queries = attack.queries
-            judge.square.rescale_schedule = attack.parts()["Square"].rescale
+            judge.square.rescale_schedule = square.rescale
             judge.run_standard_evaluation(x, y, batch_size=batch)
         return len(x)
 
