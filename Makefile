@@ -73,9 +73,9 @@ $(PEERS)/.installed: pyproject.toml
 	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH) --editable .
 	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
-	  torchattacks foolbox eagerpy pyhessian hessian-eigenthings==1.0.0a5
+	  torchattacks foolbox eagerpy pyhessian hessian-eigenthings==1.0.0a5 pyautoattack==0.2.0
 	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps GitPython gitdb smmap tqdm
-	@$(PEERS)/bin/python -W ignore -c 'import torchattacks, foolbox, pyhessian, hessian_eigenthings'
+	@$(PEERS)/bin/python -W ignore -c 'import torchattacks, foolbox, pyhessian, hessian_eigenthings, pyautoattack'
 	@touch $@
 
 clean:

@@ -47,6 +47,23 @@ def tangent(at: Tensor, z: Tensor, choices: list[Pair], norm: str) -> tuple[Tens
     return gap, slope.detach()
 
 
+def tangent_as_code(at: Tensor, z: Tensor, y: Tensor, norm: str) -> tuple[Tensor, Tensor]:
+    """Return what ``tangent`` returns of all other classes, with the roundings of pyautoattack 0.2.0; linf and l2.
+
+    It takes the difference of two logits' gradients where ``tangent`` takes the gradient of their difference.
+    """
+    rows, classes, logits = torch.arange(len(y), device=y.device), z.shape[1], z.detach()
+    with torch.enable_grad():
+        each = [torch.autograd.grad(z[:, k].sum(), at, retain_graph=k + 1 < classes)[0] for k in range(classes)]
+    slopes = torch.stack(each, dim=1)
+    slopes = slopes - slopes[rows, y][:, None]
+    gaps = (logits - logits[rows, y][:, None]).scatter(1, y[:, None], 1e10)
+    flat = slopes.flatten(2)
+    size = flat.abs().sum(dim=2) if norm == "linf" else (flat**2).sum(dim=2).sqrt()
+    nearest = (gaps.abs() / (1e-12 + size)).argmin(dim=1)
+    return gaps[rows, nearest], slopes[rows, nearest]
+
+
 def judged(logits: Tensor, y: Tensor, *, targeted: bool) -> tuple[Tensor, Tensor]:
     """Return which points are successes, (N,), and how far their logits are on that side, (N,)."""
     own = logits.gather(1, y[:, None])

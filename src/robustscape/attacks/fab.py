@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustscape.attacks import _projections_reference
 from robustscape.attacks._common import told
-from robustscape.attacks._fab import Pair, health, judged, seen, started, tangent, wide, worthwhile
+from robustscape.attacks._fab import Pair, health, judged, seen, started, tangent, tangent_as_code, wide, worthwhile
 from robustscape.attacks._projections import length, onto_hyperplane
 from robustscape.attacks.queue import Draws, Rows, State, attacked, chosen
 from robustscape.attacks.threat import ThreatModel
@@ -171,7 +171,10 @@ class FAB:
         onward, arrived = state["fresh"] | ~fooled, state["moves"] >= self.steps
         left, slope, leads_to = ~(arrived | state["wrong"] | state["over"]), None, state["at"]
         if move := reference or worthwhile(onward & left, left):
-            gap, slope = tangent(at, z, self._pairs(logits, state), self.threat.norm)
+            if reference and self.targets is None and not self.targeted and self.threat.norm != "l1":
+                gap, slope = tangent_as_code(at, z, state["y"], self.threat.norm)
+            else:
+                gap, slope = tangent(at, z, self._pairs(logits, state), self.threat.norm)
             leads_to = self._moved(state, gap, slope, reference=reference)
         waits = torch.zeros_like(onward) if move else onward & ~arrived
         place = {
