@@ -31,6 +31,7 @@ from robustscape.types import Attack, BadInput, Subject
 FEW = 0.03
 """Share of the examples by which an attack may be better than it should be: more is a finding."""
 
+_FEWEST = 3  # of few examples, so many more may be chance
 _LEFT = 0.05  # robust accuracy that a large eps may leave
 
 
@@ -180,7 +181,8 @@ def _of_attacks(
 
 
 def _more(name: str, better: int, n: int, evidence: str) -> Finding:
-    return Finding(name=name, fired=better / n > FEW, evidence=evidence, value=better / n, limit=FEW, n=n)
+    limit = max(FEW, _FEWEST / n)
+    return Finding(name=name, fired=better / n > limit, evidence=evidence, value=better / n, limit=limit, n=n)
 
 
 def _single_step(look: _Look, threat: ThreatModel, gradient: Tensor, words: str) -> Iterator[Finding]:
