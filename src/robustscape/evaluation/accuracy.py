@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from robustscape.attacks.pgd import PGD
-from robustscape.attacks.queue import Noting
 from robustscape.attacks.spsa import SPSA
 from robustscape.attacks.square import Square
 from robustscape.attacks.threat import ThreatModel
@@ -26,20 +25,18 @@ from robustscape.config import to_plain
 from robustscape.evaluation.adversarial import Stored
 from robustscape.evaluation.fingerprint import fingerprint
 from robustscape.evaluation.intervals import bootstrap_mean, wilson
+from robustscape.evaluation.jobs import Job, jobs_of, note_of, rows_of
 from robustscape.evaluation.passes import MeanLogits
 from robustscape.evaluation.result import Evaluation, Finding, Number
 from robustscape.evaluation.sanity import sanity
 from robustscape.evaluation.searching import Tally, searching, tally
-from robustscape.evaluation.standing import Note, Standing, keep_standing, read_standing, searches, standing
+from robustscape.evaluation.standing import Standing, keep_standing, read_standing, searches, standing
 from robustscape.evaluation.subject import drained, in_batches, precision, subject
 from robustscape.evaluation.suites import Entry, Name, budget, entries, entry
 from robustscape.results import provenance, stopwatch
 from robustscape.runtime import Runtime, threads
 from robustscape.runtime.ranks import from_first, is_first, rank, share, world
 from robustscape.types import Attack, BadInput, Subject
-
-LOSS = "PGD, loss"
-"""What the search for the largest loss is called among the attacks."""
 
 _KEEP_EVERY = 30.0  # seconds
 _RANDOM = 20  # passes that judge a random model, as many as each gradient of AutoAttack's rand is the mean of
@@ -57,7 +54,7 @@ class Evaluating:
             Square. "wu": the columns of Wu 2020, Table 2. "autoattack", "autoattack-plus", "autoattack-rand":
             AutoAttack's versions.
         attacks: Attacks in place of the suite's, each on what those before left.
-        norm: Norm of the threat model, "linf" or "l2".
+        norm: Norm of the threat model, "linf", "l2" or "l1".
         eps: Its radius in pixel units: 8/255, not 8.
         steps: Steps of the PGD of quick and standard.
         restarts: Its random starts; 0 leaves it out.
@@ -246,7 +243,7 @@ def evaluating(
     subject = _judged_by(given, settings)
     mine = torch.arange(len(subject.x), device=subject.x.device)[share(len(subject.x))]
     known, n = standing(subject, mine, keep=adversarial), len(mine)
-    jobs = list(_jobs(settings))
+    jobs = list(jobs_of(settings))
     sizes = [n, *(n * budget(job.attack, known.logits.shape[1]) for job in jobs)]
     kept = _Kept(partial, subject, settings, adversarial=adversarial)
     known, found, before = kept.read(known)
@@ -255,13 +252,13 @@ def evaluating(
         if place < len(known.notes):
             continue
         found = found or tally(subject, keep=adversarial)
-        rows = _rows(job, known, mine)
+        rows = rows_of(job, known, mine)
         for settled in searching(subject, job.attack, rows, known.logits, found, *job.tags):
             kept.write(known, found, before + took(), now=False)
             done = sum(sizes[: 1 + place]) + sizes[1 + place] * settled // max(len(rows), 1)
             yield Progress(done, sum(sizes), f"{job.name}, {_words(known, mine, found)}")
         flips = known.take(rows, found)
-        known.notes.append(_note(job, known, mine, rows, found, flips))
+        known.notes.append(note_of(job, known, mine, rows, found, flips))
         found = None
         kept.write(known, None, before + took(), now=True)
         yield Progress(sum(sizes[: 2 + place]), sum(sizes), _words(known, mine))
@@ -276,7 +273,7 @@ def _judged_by(subject: Subject, settings: Evaluating) -> Subject:
     return subject if passes == 1 else replace(subject, model=MeanLogits(subject.model, passes, subject.seed))
 
 
-def _findings(settings: Evaluating, subject: Subject, known: Standing, jobs: Sequence[_Job]) -> tuple[Finding, ...]:
+def _findings(settings: Evaluating, subject: Subject, known: Standing, jobs: Sequence[Job]) -> tuple[Finding, ...]:
     """Look for reasons not to believe the numbers."""
     if not settings.sanity:
         return ()
@@ -293,58 +290,6 @@ class Progress(NamedTuple):
     words: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """One attack to be made: its name, the entry that it is the ``part``-th attack of, and the tags of its numbers."""
-
-    name: str
-    attack: Attack
-    entry: Entry | None
-    part: int
-    tags: tuple[str | int, ...]
-
-
-def _jobs(settings: Evaluating) -> Iterator[_Job]:
-    for restart in range(settings.loss_restarts if settings.norm != "l1" else 0):
-        tags = ("evaluate", "loss", restart)
-        name = f"{LOSS}, start {restart + 1}" if settings.loss_restarts > 1 else LOSS
-        yield _Job(name=name, attack=settings.loss_attack(), entry=None, part=restart, tags=tags)
-    for one in settings.entries():
-        for part, (name, attack) in enumerate(one.parts.items()):
-            yield _Job(name=name, attack=attack, entry=one, part=part, tags=("evaluate", one.name, name))
-
-
-def _rows(job: _Job, known: Standing, mine: Tensor) -> Tensor:
-    """Return the examples that an attack searches: all for the loss, else those that are left to it."""
-    if job.entry is None:
-        return mine
-    if not job.entry.everyone:
-        return mine[~known.fooled[mine]]
-    return mine[~(known.clean_wrong | known.own)[mine]] if job.part else mine[~known.clean_wrong[mine]]
-
-
-def _note(job: _Job, known: Standing, mine: Tensor, rows: Tensor, found: Tally, flips: int) -> Note:
-    own = job.entry is None or job.entry.everyone
-    if own:
-        fresh = torch.zeros_like(found.wrong) if job.part == 0 else known.own
-        known.own = fresh | found.wrong
-    wrong = (known.clean_wrong | known.own) if own else known.fooled
-    return Note(
-        name=job.name if job.entry is None or len(job.entry.parts) == 1 else f"{job.entry.name}: {job.name}",
-        attack=job.attack.describe(),
-        everyone=own,
-        note=job.attack.note(known.logits.shape[1]) if isinstance(job.attack, Noting) else "",
-        tried=len(rows),
-        flips=flips,
-        wrong=int(wrong[mine].sum()),
-        forwards=found.forwards,
-        backwards=found.backwards,
-        seconds=found.seconds,
-        unconfirmed=found.unconfirmed,
-        again=found.again,
-    )
-
-
 def _words(known: Standing, mine: Tensor, found: Tally | None = None) -> str:
     """Return the robust accuracy so far in words."""
     fooled = known.fooled if found is None else known.fooled | found.wrong
@@ -358,7 +303,7 @@ class _Kept:
         name = f"{rank()}-of-{world()}"
         self.path = None if path is None else path.with_name(f"{path.name}.{name}" if world() > 1 else path.name)
         self.subject, self.adversarial, self.last = subject, adversarial, time.monotonic()
-        attacks = [to_plain(job.attack) for job in _jobs(settings)]
+        attacks = [to_plain(job.attack) for job in jobs_of(settings)]
         self.fingerprint = "" if path is None else fingerprint(subject, attacks, adversarial, name)
 
     def read(self, known: Standing) -> tuple[Standing, Tally | None, float]:
