@@ -233,3 +233,25 @@ def test_contract_a_callable_without_configuration_stays_as_it_is():
         n: int = 1
 
     assert parse(Plain(), ["--n", "2"], program="test", description="") == Plain(n=2)
+
+
+def test_end_to_end_several_of_a_protocol_take_their_names():
+    @dataclass(frozen=True, kw_only=True)
+    class Several:
+        """A stand-in.
+
+        Attributes:
+            attacks: Some attacks.
+        """
+
+        attacks: tuple[Attack, ...] = ()
+
+    def given(*words):
+        return parse(Several(attacks=(Noise(),)), words, program="p", description="d").attacks
+
+    assert given() == (Noise(),)
+    assert given("--attacks", "pgd,fgsm") == (PGD(), FGSM())
+    assert given("--attacks", "fgsm", "noise") == (FGSM(), Noise())
+    assert given("--attacks", "none") == ()
+    with pytest.raises(BadInput, match="pgdd"):
+        given("--attacks", "pgdd")

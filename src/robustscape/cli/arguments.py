@@ -1,9 +1,10 @@
 """The command line of a component: its dataclass is the parser.
 
-tyro does the parsing; what is added here are three rules and a pass before it. A field typed by a protocol
-gets the options of the component that stands there (``--objective.attack.threat.eps``), numbers may be
-fractions (``8/255``), ``none`` is spelled small, and ``--PATH NAME`` puts the component called NAME at PATH
-before tyro sees the rest (``--weights awp --weights.gamma 0.01``), in any order.
+tyro does the parsing; what is added here are four rules and a pass before it. A field typed by a protocol
+gets the options of the component that stands there (``--objective.attack.threat.eps``), one for several of a
+protocol takes their names (``--watch.measurements flatness,slices``), numbers may be fractions (``8/255``),
+``none`` is spelled small, and ``--PATH NAME`` puts the component called NAME at PATH before tyro sees the rest
+(``--weights awp --weights.gamma 0.01``), in any order.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import typing
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -18,7 +20,7 @@ import tyro
 from tyro import constructors as make
 
 from robustscape.cli.components import choices, name_of, spread, swap
-from robustscape.config import hints, is_component
+from robustscape.config import hints, is_component, named, protocol_of
 from robustscape.types import BadInput
 
 T = TypeVar("T")
@@ -45,7 +47,7 @@ def parse(default: T, arguments: Sequence[str], *, program: str, description: st
     default, rest = swap(default, list(arguments))
     registry = make.ConstructorRegistry()
     registry.struct_rule(_component_rule)
-    for rule in (_float_rule, _none_rule):
+    for rule in (_float_rule, _none_rule, _several_rule):
         registry.primitive_rule(rule)
     try:
         return tyro.cli(
@@ -115,6 +117,28 @@ def _none_rule(info: make.PrimitiveTypeInfo) -> make.PrimitiveConstructorSpec[No
         instance_from_str=lambda words: None,
         is_instance=lambda x: x is None,
         str_from_instance=lambda x: ["none"],
+    )
+
+
+def _several_rule(info: make.PrimitiveTypeInfo) -> make.PrimitiveConstructorSpec[tuple[Any, ...]] | None:
+    """Let a field for several components of one protocol take their names, with commas or spaces between them."""
+    kind, *rest = typing.get_args(info.type) or (None,)
+    protocol = protocol_of(kind)
+    if typing.get_origin(info.type) is not tuple or rest != [...] or protocol is None:
+        return None
+
+    def made(words: list[str]) -> tuple[Any, ...]:
+        try:
+            return tuple(named(protocol, name) for text in words for name in text.split(",") if name != "none")
+        except BadInput as error:
+            raise _Refused(str(error)) from None
+
+    return make.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="NAME,NAME,...",
+        instance_from_str=made,
+        is_instance=lambda x: isinstance(x, tuple),
+        str_from_instance=lambda x: [",".join(name_of(kind, one) for one in x) or "none"],
     )
 
 

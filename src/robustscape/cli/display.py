@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -22,6 +22,9 @@ from robustscape.cli.arguments import number_words
 from robustscape.config import hints, is_component
 from robustscape.training.log import EpochLog
 from robustscape.training.loop import Epoch, Step
+
+if TYPE_CHECKING:
+    from robustscape.recipes.watching import Measuring
 
 T = TypeVar("T")
 
@@ -50,7 +53,9 @@ def _bars(console: Console) -> Progress:
     return Progress(*columns, *left, console=console, transient=True, disable=not console.is_terminal)
 
 
-def follow_training(events: Iterable[tuple[int, Step | Epoch]], *, names: Sequence[str], epochs: int) -> None:
+def follow_training(
+    events: Iterable[tuple[int, Step | Epoch | Measuring]], *, names: Sequence[str], epochs: int
+) -> None:
     """Run trainings to their end, showing where they are: a bar with ETA each on a terminal, a line an epoch always.
 
     Args:
@@ -58,6 +63,8 @@ def follow_training(events: Iterable[tuple[int, Step | Epoch]], *, names: Sequen
         names: What the bars and lines call the runs.
         epochs: How many epochs each has.
     """
+    from robustscape.recipes.watching import Measuring
+
     console = Console()
     with _bars(console) as bars:
         waiting = bars.add_task(names[0] if len(names) == 1 else f"{len(names)} runs", total=None)
@@ -72,6 +79,12 @@ def follow_training(events: Iterable[tuple[int, Step | Epoch]], *, names: Sequen
                 elif event.log.epoch == epochs and number in running:
                     bars.remove_task(running.pop(number))
                     bars.update(waiting, visible=not running)
+            elif isinstance(event, Measuring):
+                words = f"{name}  epoch {event.epoch}/{epochs}  {event.name} {event.done}/{event.total}"
+                if event.file:
+                    console.print(f"{name}  {event.file}", markup=False, highlight=False, soft_wrap=True)
+                elif number in running:
+                    bars.update(running[number], description=words)
             elif console.is_terminal:
                 words = f"{name}  epoch {event.epoch}/{epochs}  loss {event.log.loss['total']:.4f}"
                 if number not in running:

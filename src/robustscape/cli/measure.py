@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from robustscape.attacks.threat import ThreatModel
 from robustscape.cli.arguments import parse
 from robustscape.cli.components import SPREAD
 from robustscape.cli.display import follow, out
@@ -26,7 +25,7 @@ from robustscape.cli.sources import (
     subject_of,
     wants_help,
 )
-from robustscape.config import is_component, members, named, nearest
+from robustscape.config import members, named, nearest
 from robustscape.results import save
 from robustscape.runtime import threads
 from robustscape.runtime.launching import launch
@@ -111,8 +110,10 @@ def _options(source: Source | None, names: list[str], options: list[str]) -> Mea
             f"one measurement is named in two forms in {', '.join(names)}: its result has one file; choose one"
         )
     if run is not None:  # a preset keeps its own threat model
+        from robustscape.landscape.runner import under
+
         threat = run.evaluation.threat()
-        asked = {name: value if name not in names else _under(threat, value) for name, value in asked.items()}
+        asked = {name: value if name not in names else under(threat, value) for name, value in asked.items()}
     default = Measure(measurements=asked, look=look(source))
     if run is not None:
         default = replace(default, n=run.evaluation.n, batch_size=run.evaluation.batch_size)
@@ -123,13 +124,6 @@ def _options(source: Source | None, names: list[str], options: list[str]) -> Mea
         program="robustscape measure SOURCE... MEASUREMENT...",
         description=f"{(__doc__ or '').partition(':')[0]}. {FORMS} {there} Results go to the run's results/.",
     )
-
-
-def _under(threat: ThreatModel, measurement: Measurement) -> Measurement:
-    """Return the measurement with all its attacks under the threat model that judges the run."""
-    parts = {f.name: getattr(measurement, f.name) for f in fields(measurement)}  # pyright: ignore[reportArgumentType]
-    attacks = {name: part for name, part in parts.items() if is_component(part) and hasattr(part, "threat")}
-    return replace(measurement, **{name: replace(part, threat=threat) for name, part in attacks.items()})  # pyright: ignore[reportArgumentType]
 
 
 def measure(source: Source, options: Measure, checkpoint: str, folder: Path) -> None:

@@ -6,10 +6,10 @@ import json
 import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
-from robustscape.config import to_plain
+from robustscape.config import is_component, to_plain
 from robustscape.evaluation.fingerprint import fingerprint
 from robustscape.evaluation.subject import drained, precision
 from robustscape.results import provenance, stopwatch, written
@@ -18,7 +18,14 @@ from robustscape.runtime.memory import Parts
 from robustscape.runtime.pool import pooled, sendable
 from robustscape.runtime.predicting import available, fitting, search_bytes
 from robustscape.runtime.ranks import from_first, gathered, is_first, rank, world
-from robustscape.types import BadInput, Grouped, Measurement, Plain, Provenanced, Subject
+from robustscape.types import BadInput, Grouped, Measurement, Plain, Provenanced, Subject, Threat
+
+
+def under(threat: Threat, measurement: Measurement) -> Measurement:
+    """Return the measurement with all its attacks under one threat model, such as that which judges a run."""
+    parts = {f.name: getattr(measurement, f.name) for f in fields(measurement)}  # pyright: ignore[reportArgumentType]
+    attacks = {name: part for name, part in parts.items() if is_component(part) and hasattr(part, "threat")}
+    return replace(measurement, **{name: replace(part, threat=threat) for name, part in attacks.items()})  # pyright: ignore[reportArgumentType]
 
 
 def measure(

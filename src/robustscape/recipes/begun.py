@@ -34,6 +34,7 @@ class Begun:
     about: Plain
     state: State
     loader: Loader
+    splits: Splits
     tracked: Mapping[str, Images]
     decision: Decision
     runtime: Runtime
@@ -106,6 +107,7 @@ def prepared(run: Run, out: Path, name: str, decision: Decision | None) -> Begun
         about=about,
         state=state,
         loader=loader,
+        splits=splits,
         tracked=_tracked(run, splits),
         decision=decision,
         runtime=runtime,

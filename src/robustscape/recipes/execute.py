@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from robustscape.recipes.begun import decision_for, fresh, loaded, prepared, settled
 from robustscape.recipes.folder import held, log_up_to
 from robustscape.recipes.run import Run
+from robustscape.recipes.watching import Measuring, watched
 from robustscape.runtime import Runtime, threads
 from robustscape.runtime.deciding import Decision, side_by_side
 from robustscape.runtime.pool import pooled, sendable
@@ -21,16 +22,19 @@ from robustscape.training.together import fit_together, fits_together
 from robustscape.types import BadInput, Diverged, Plain
 
 T = TypeVar("T")
+Event: TypeAlias = Step | Epoch | Measuring
+"""What a training gives as it goes on."""
 
 
-def train(run: Run, out: Path, *, name: str, decision: Decision | None = None) -> Iterator[Step | Epoch]:
+def train(run: Run, out: Path, *, name: str, decision: Decision | None = None) -> Iterator[Event]:
     """Train into a folder, going on where an earlier call with the same Run was stopped; give every step.
 
     A run that was attacked together with other seeds goes on alone with a warning: its bits may differ.
 
     Writes ``run.json``, ``log.jsonl`` and ``checkpoints/``: ``last``, ``best`` (on validation), on request
     ``best_on_test`` and every k-th epoch as ``epoch-0010``, and ``resume``, the whole state. Results of a checkpoint
-    that is replaced are removed. Ranks share every batch; the first alone writes.
+    that is replaced are removed. Ranks share every batch; the first alone writes. Where the Run is watched, what it
+    measures goes to ``results/``.
 
     Args:
         run: What to do.
@@ -60,14 +64,17 @@ def train(run: Run, out: Path, *, name: str, decision: Decision | None = None) -
         seed=run.seed,
         tracked=begun.tracked,
     )
+    yield from _under_threads(watched(begun), begun.runtime)  # what a kill has left to do
     for event in _under_threads(events, begun.runtime):
         begun.keep(event)
         yield event
+        if isinstance(event, Epoch):
+            yield from _under_threads(watched(begun), begun.runtime)
 
 
 def train_several(
     runs: Sequence[tuple[Run, Path]], *, name: str, processes: int = 0
-) -> Generator[tuple[int, Step | Epoch], None, None]:
+) -> Generator[tuple[int, Event], None, None]:
     """Train runs that are equal but for the seed, each into its folder as ``train`` does; give (its number, event).
 
     Where that is faster they train side by side: linear networks and MLPs in one process, attacked together, others
@@ -172,7 +179,7 @@ def _for_all(runs: Sequence[tuple[Run, Path]], documents: Sequence[Plain]) -> De
 
 def _together(
     runs: Sequence[tuple[Run, Path]], name: str, decision: Decision
-) -> Generator[tuple[int, Step | Epoch], None, None]:
+) -> Generator[tuple[int, Event], None, None]:
     """Train all runs here, attacked together; finished ones keep their places."""
     begun = [prepared(run, out, name, decision) for run, out in runs]
     run, runtime = begun[0].run, begun[0].runtime
@@ -187,9 +194,13 @@ def _together(
         tracked=[one.tracked for one in begun],
     )
     try:
+        for number, one in enumerate(begun):
+            yield from ((number, event) for event in _under_threads(watched(one), runtime))
         for number, event in _under_threads(events, runtime):
             begun[number].keep(event)
             yield number, event
+            if isinstance(event, Epoch):
+                yield from ((number, event) for event in _under_threads(watched(begun[number]), runtime))
     except Diverged as error:
         raise Diverged(f"{error}; the same command without this seed goes on with the others") from None
 
@@ -217,14 +228,14 @@ def _is_complete(run: Run, out: Path) -> bool:
     return len(log_up_to(out / "log.jsonl", run.training.epochs).epochs) == run.training.epochs
 
 
-def _in_turn(parcel: _Parcel, numbers: Sequence[int]) -> Iterator[tuple[int, Step | Epoch]]:
+def _in_turn(parcel: _Parcel, numbers: Sequence[int]) -> Iterator[tuple[int, Event]]:
     """Train runs here, one after another."""
     for number in numbers:
         for event in _trained(parcel, number):
             yield number, event
 
 
-def _trained(parcel: _Parcel, number: int) -> Iterator[Step | Epoch]:
+def _trained(parcel: _Parcel, number: int) -> Iterator[Event]:
     """Train one of the runs; what is wrong with it names it where there are others."""
     runs, name, decision = parcel
     run, out = runs[number]

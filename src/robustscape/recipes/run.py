@@ -3,12 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from robustscape.data.augment import Augmentation, Chain
 from robustscape.evaluation.accuracy import Evaluating
 from robustscape.runtime import Runtime
 from robustscape.training.settings import Training
-from robustscape.types import Architecture, DataSource, Objective, WeightPerturbation
+from robustscape.types import Architecture, BadInput, DataSource, Measurement, Objective, WeightPerturbation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """What is measured of the landscape while a network trains, under the threat model that judges the run.
+
+    Attributes:
+        measurements: What is measured; none to measure nothing.
+        every: Epochs from one time to the next; the last epoch is always among them.
+        split: Which split of the data; what is seen of "test" must not choose anything.
+        n: Examples, the first of the split; None for all.
+        batch_size: Examples per forward.
+    """
+
+    measurements: tuple[Measurement, ...] = ()
+    every: int = 10
+    split: Literal["train", "validation", "test"] = "test"
+    n: int | None = 250
+    batch_size: int = 250
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        for name in ("every", "n", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BadInput(f"{name} must be at least 1, not {value}; to watch nothing leave the measurements out")
+        names = [measurement.name for measurement in self.measurements]
+        if len(set(names)) < len(names):
+            raise BadInput(f"one measurement is named twice in {', '.join(names)}: its result has one file")
+
+    def due(self, epoch: int, epochs: int) -> bool:
+        """Return whether an epoch, from 1, of so many is one to measure after."""
+        return bool(self.measurements) and epoch > 0 and (epoch % self.every == 0 or epoch == epochs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +57,7 @@ class Run:
         augment: Random changes of the training images, one kind or a chain of several; None for none.
         training: Length, optimiser, schedules, checkpoints.
         evaluation: The attacks and examples that judge the result.
+        watch: What is measured of the landscape while it trains.
         runtime: How to use the machine.
         seed: Seed of every random number.
     """
@@ -34,5 +69,6 @@ class Run:
     augment: Augmentation | Chain | None = None
     training: Training = field(default_factory=Training)
     evaluation: Evaluating = field(default_factory=Evaluating)
+    watch: Watch = field(default_factory=Watch)
     runtime: Runtime = field(default_factory=Runtime, metadata={"spread": True})
     seed: int = 0
