@@ -145,5 +145,5 @@ def test_contract_what_cannot_be_meant_is_refused(tmp_path, fake):
         read_runs([])
     plain = json.loads((run / "results" / "evaluation-last-test.json").read_text())
     write_json(run / "results" / "slices-last.json", plain)
-    with pytest.raises(BadInput, match=r"slices-last\.json holds Evaluation, not SliceResult"):
+    with pytest.raises(BadInput, match=r"slices-last\.json holds Evaluation, which is not what its name says"):
         read_runs([run])

@@ -9,22 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robustscape.config import from_plain, to_plain
+from robustscape.config import files, from_plain, to_plain
 from robustscape.evaluation.result import AdversarialImages, Evaluation
-from robustscape.landscape.flatness import FlatnessResult
-from robustscape.landscape.histograms import WeightResult
-from robustscape.landscape.slices import SliceResult
 from robustscape.results import load, read_run
 from robustscape.training.log import TrainingLog, read_log
 from robustscape.types import BadInput, Plain
 
-_KINDS: dict[str, type] = {
-    "evaluation": Evaluation,
-    "images": AdversarialImages,
-    "slices": SliceResult,
-    "flatness": FlatnessResult,
-    "histograms": WeightResult,
-}
+_KINDS: dict[str, type] = {"evaluation": Evaluation, "images": AdversarialImages}
 _PART = b'"report.study:StudyResult"'  # near the beginning of the file of a study's part
 
 
@@ -268,10 +259,17 @@ def _key(folder: Path, head: Mapping[str, Any]) -> str:
 def _results(folder: Path) -> dict[str, Any]:
     found = {path.stem: load(path) for path in sorted(folder.glob("*.json"))}
     for stem, result in found.items():
-        kind = _KINDS.get(stem.partition("-")[0])
-        if kind is not None and not isinstance(result, kind):
-            raise BadInput(f"{folder / stem}.json holds {type(result).__name__}, not {kind.__name__}")
+        if not _fits(stem.partition("-")[0], result):
+            raise BadInput(f"{folder / stem}.json holds {type(result).__name__}, which is not what its name says")
     return found
+
+
+def _fits(name: str, result: Any) -> bool:
+    """Return whether a result is what its file's name says: where that begins with a measurement, one of this."""
+    if name in _KINDS:
+        return isinstance(result, _KINDS[name])
+    named = [file for file in files("landscape") if name == file or name.startswith(f"{file}_")]
+    return not named or type(result).__module__.endswith(f".landscape.{max(named, key=len)}")
 
 
 # -- labels --------------------------------------------------------------------------------------------

@@ -1,3 +1,6 @@
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,12 +9,15 @@ from torch import nn
 
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
+from robustscape.evaluation.judging import performance
 from robustscape.evaluation.subject import subject
 from robustscape.landscape.runner import measure, measuring
 from robustscape.landscape.slices import Slice
+from robustscape.results import load, save
 from robustscape.runtime import TRUTH
 from robustscape.streams import Streams
-from robustscape.types import BadInput
+from robustscape.training.checkpoints import save_weights
+from robustscape.types import BadInput, Diverged
 
 
 class Linear2(nn.Module):
@@ -87,6 +93,9 @@ def test_closed_form_without_a_ball_robust_is_clean():
         ({"width": 0.0}, "width"),
         ({"directions": 0}, "directions"),
         ({"scheme": "x"}, "filter"),
+        ({"width": float("inf")}, "width"),
+        ({"audit": 1.5}, "share"),
+        ({"examples": "neighbours", "neighbour_steps": 0}, "did you mean"),
     ],
 )
 def test_contract_settings_that_cannot_be_meant_are_refused(wrong, says):
@@ -127,3 +136,153 @@ def test_end_to_end_passes_of_several_points_resume_to_the_same_bits(tmp_path, m
         steps.close()
         assert next(measuring(settings, made, partial=partial)) == (stop, 6)
     assert np.array_equal(measure(settings, made, partial=partial).robust_loss, whole.robust_loss)
+
+
+class Quadratic(nn.Module):
+    """Two logits whose cross-entropy for the label 0 is 2 + w'Aw / 2 + b'w + k'x, exactly."""
+
+    def __init__(self):
+        super().__init__()
+        g = torch.Generator().manual_seed(4)
+        root = torch.randn(6, 6, generator=g, dtype=torch.float64) / 6
+        self.register_buffer("a", root @ root.T)
+        self.register_buffer("b", torch.randn(6, generator=g, dtype=torch.float64) / 8)
+        self.register_buffer("k", torch.linspace(-0.2, 0.3, 9, dtype=torch.float64))
+        self.w = nn.Parameter(torch.randn(2, 3, generator=g, dtype=torch.float64))
+
+    def loss(self, w, x):
+        w = w.flatten()
+        return 2 + w @ self.a @ w / 2 + self.b @ w + x.flatten(1) @ self.k
+
+    def forward(self, x):
+        q = self.loss(self.w, x)
+        return torch.stack([-torch.log(torch.expm1(q)), torch.zeros_like(q)], dim=1)
+
+
+def quadratic(model=None):
+    x = 0.2 + 0.6 * torch.rand(7, 1, 3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return subject(model or Quadratic(), x, torch.zeros(7, dtype=torch.int64), seed=3, batch=4, classes=("a", "b"))
+
+
+SHORT = PGD(threat=ThreatModel(eps=0.05), steps=9, result="best_loss")  # crosses the whole ball
+
+
+@pytest.mark.parametrize("examples", ["retaken", "held", "neighbours"])
+@pytest.mark.parametrize("along", ["random", "hessian", "clean_hessian"])
+def test_closed_form_slices_of_a_quadratic_loss(along, examples):
+    made = quadratic()
+    settings = Slice(attack=SHORT, along=along, examples=examples, positions=5, directions=2, width=0.5, audit=1.0)
+    found = measure(settings, made)
+    model, w = made.model, made.model.w.detach()
+    values, vectors = torch.linalg.eigh(model.a)
+    for number in range(2):
+        if along == "random":
+            d = Streams(3, ("slices", number)).tag("w").normal(2, 3, dtype=torch.float64)
+            d = d * (w.norm(dim=1) / d.norm(dim=1))[:, None]
+        else:
+            assert found.facts.eigenvalues[number] == pytest.approx(float(values[-1 - number]), rel=1e-6)
+            d = vectors[:, -1 - number].view(2, 3)
+        curves = []
+        for sign in (1, -1):  # an eigenvector has no sign
+            losses = [float(model.loss(w + sign * alpha * d, made.x).mean()) for alpha in found.alpha]
+            curves.append(np.array(losses))
+        tolerance = 1e-10 if along == "random" else 1e-5  # Lanczos' own tolerance
+        errors = [np.abs(found.clean_loss[number] - curve).max() for curve in curves]
+        assert min(errors) < tolerance
+        # every pixel's slope is k: whatever the weights, the same examples are worst
+        rise = 0.05 * float(model.k.abs().sum())
+        np.testing.assert_allclose(found.robust_loss[number] - found.clean_loss[number], rise, rtol=0, atol=1e-10)
+    if examples != "retaken":
+        assert found.bias.value == pytest.approx(0, abs=1e-10) and found.bias.n == 8
+        assert found.full_robust_loss[:, 2].tolist() == pytest.approx([np.nan] * 2, nan_ok=True)
+    assert found.examples.partition(":")[0].split()[0] == {"neighbours": "from"}.get(examples, examples)
+
+
+def curved():
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        model = nn.Sequential(nn.Conv2d(1, 4, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+        model(torch.rand(20, 1, 3, 3))
+        x = torch.rand(13, 1, 3, 3, dtype=torch.float64)
+    return subject(model.eval().double(), x, torch.arange(13) % 3, seed=1, batch=5)
+
+
+def test_contract_examples_gone_on_with_are_never_below_held_ones():
+    made = curved()
+    common = {"attack": SHORT, "directions": 2, "positions": 7}
+    held = measure(Slice(**common, examples="held"), made)
+    some = measure(Slice(**common, examples="neighbours", neighbour_steps=2), made)
+    whole = measure(Slice(**common), made)
+    assert (some.robust_loss >= held.robust_loss).all() and (some.robust_loss > held.robust_loss).any()
+    assert (some.robust_error >= held.robust_error).all()
+    for other in (held, some):  # the clean curve, and the point that all attack, to the bit
+        assert np.array_equal(other.clean_loss, whole.clean_loss)
+        assert np.array_equal(other.robust_loss[:, 3], whole.robust_loss[:, 3])
+    # at the points of the audit a full attack, to the bit
+    for other in (held, some):
+        at = np.isfinite(other.full_robust_loss)
+        assert at.sum() == other.bias.n == 5 and not at[:, 3].any()
+        assert np.array_equal(other.full_robust_loss[at], whole.robust_loss[at])
+        assert other.bias.value == pytest.approx(float((other.robust_loss - whole.robust_loss)[at].mean()), rel=1e-12)
+    assert whole.bias is None and whole.full_robust_loss.size == 0
+    assert "underestimated" in held.examples and "underestimated" in some.examples
+
+
+def test_contract_lines_measured_whole_are_independent_and_leave_no_trace():
+    made = curved()
+    before = {name: value.clone() for name, value in made.model.state_dict().items()}
+    settings = Slice(attack=SHORT, directions=2, positions=3, examples="neighbours")
+    points = settings.points()
+    assert points == [[0], [1]]
+    forwards = [settings.at(made, point) for point in points]
+    assert [settings.at(made, point) for point in reversed(points)] == forwards[::-1]
+    assert all(torch.equal(value, before[name]) for name, value in made.model.state_dict().items())
+
+
+def test_closed_form_a_line_between_two_models_ends_at_both(tmp_path):
+    made, there = curved(), curved()
+    with torch.no_grad():
+        for value in there.model.state_dict().values():
+            if value.is_floating_point():
+                value.mul_(1.3).add_(0.1)
+    save_weights(there.model, tmp_path / "there.safetensors", {})
+    settings = Slice(attack=SHORT, along="other", other=str(tmp_path / "there.safetensors"), positions=5)
+    found = measure(settings, made)
+    assert found.alpha.tolist() == [0, 0.25, 0.5, 0.75, 1] and found.clean_loss.shape == (1, 5)
+    for end, whose in ((0, made), (4, there)):
+        wanted = performance(whose, SHORT, "slices")
+        assert all(getattr(found, name)[0, end] == value for name, value in vars(wanted).items())
+    assert found.facts.statistics == "moved" and found.scheme == "none"
+    chained = measure(replace(settings, examples="neighbours"), made)
+    assert chained.robust_loss[0, 0] == found.robust_loss[0, 0]
+
+
+@pytest.mark.parametrize("examples", ["retaken", "held", "neighbours"])
+def test_contract_a_slice_so_wide_that_the_loss_overflows_is_marked(examples):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.ReLU(), nn.Linear(4, 3))
+    made = subject(model, torch.rand(4, 1, 3, 3), torch.arange(4) % 3, runtime=TRUTH)
+    settings = Slice(attack=SHORT, width=1e30, positions=5, directions=2, examples=examples, audit=1.0)
+    found = measure(settings, made)
+    assert found.overflowed.tolist() == [[True, True, False, True, True]] * 2
+    assert np.isinf(found.robust_loss[found.overflowed]).all() and np.isnan(found.robust_error[found.overflowed]).all()
+    assert np.isfinite(found.robust_loss[:, 2]).all() and found.bias is None
+    large = measure(replace(settings, width=1e6), made)  # large is not too large
+    assert not large.overflowed.any() and large.robust_loss.max() > 1e6
+    with torch.no_grad():
+        model[1].weight.fill_(1e38)
+    with pytest.raises(Diverged):
+        measure(settings, made)
+
+
+def test_contract_a_file_without_the_newer_fields_is_read(tmp_path):
+    found = measure(Slice(attack=SHORT, directions=1, positions=3), curved())
+    path = save(found, tmp_path / "slices.json")
+    document = json.loads(path.read_text())
+    for name in ("examples", "overflowed", "full_robust_loss", "full_robust_error", "bias", "error_bias", "facts"):
+        del document["result"][name]
+    path.write_text(json.dumps(document))
+    again = load(path)
+    assert again.examples == "retaken at every point" and again.facts.along == "random" and again.bias is None
+    np.testing.assert_array_equal(again.robust_loss, found.robust_loss)

@@ -30,6 +30,9 @@ from robustscape.training.optimizers.adam import Adam
 from robustscape.types import BadInput, Diverged
 
 
+KEPT = ("epoch-0000", "epoch-0001", "epoch-0002")
+
+
 def _small(run: Run, **changes) -> Run:
     attack = PGD(threat=ThreatModel(eps=0.2), steps=2)
     training = replace(run.training, epochs=2, track=50, track_attack=attack, **changes)
@@ -45,7 +48,7 @@ def test_end_to_end_what_a_run_leaves(tmp_path):
     events = list(train(run, tmp_path / "run", name="digits_at"))
     assert sum(isinstance(event, Epoch) for event in events) == 2
     names = set(_weights(tmp_path / "run"))
-    assert names == {f"{n}.safetensors" for n in ("last", "best", "best_on_test", "epoch-0001", "epoch-0002", "resume")}
+    assert names == {f"{n}.safetensors" for n in ("last", "best", "best_on_test", *KEPT, "resume")}
     document = read_json(tmp_path / "run" / "run.json")
     assert document["name"] == "digits_at" and document["image"] == [1, 8, 8] and len(document["classes"]) == 10
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 2

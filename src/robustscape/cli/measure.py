@@ -136,7 +136,7 @@ def measure(source: Source, options: Measure, checkpoint: str, folder: Path) -> 
         folder: Its ``results/`` is written to.
     """
     from robustscape.evaluation.subject import drained, fastest
-    from robustscape.landscape.runner import measuring, shareable
+    from robustscape.landscape.runner import measuring, shareable, stem
     from robustscape.runtime.deciding import side_by_side
 
     name = f"{source.text}, {checkpoint}" if source.run else source.text
@@ -145,7 +145,7 @@ def measure(source: Source, options: Measure, checkpoint: str, folder: Path) -> 
     looked_at = subject_of(model, images, options.look, name=name, split=options.split, n=options.n)
     looked_at = replace(looked_at, batch=options.batch_size)
     for measurement in options.measurements.values():
-        path = folder / "results" / f"{measurement.name}-{checkpoint}.json"
+        path = folder / "results" / f"{stem(measurement)}-{checkpoint}.json"
         partial = path.with_suffix(".partial")
         attack = getattr(measurement, "attack", None)
         points = len(list(measurement.points()))

@@ -42,6 +42,8 @@ class Histogram:
     """
 
     name: ClassVar[str] = "histograms"
+    scale_free: ClassVar[bool] = False
+    """Norms and bin edges grow with the weights; the counts do not change."""
 
     bins: int = 101
 

@@ -28,6 +28,11 @@ def under(threat: Threat, measurement: Measurement) -> Measurement:
     return replace(measurement, **{name: replace(part, threat=threat) for name, part in attacks.items()})  # pyright: ignore[reportArgumentType]
 
 
+def stem(measurement: Measurement) -> str:
+    """Return what the file of its Result is called before the checkpoint: its ``stem`` where it has one, or its name."""
+    return getattr(measurement, "stem", measurement.name)
+
+
 def measure(
     measurement: Measurement, subject: Subject, *, partial: Path | None = None, processes: int = 1
 ) -> Provenanced:

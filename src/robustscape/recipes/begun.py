@@ -100,6 +100,9 @@ def prepared(run: Run, out: Path, name: str, decision: Decision | None) -> Begun
     if document is None and is_first():
         with threads(runtime):
             made = {"train_n": len(splits.train), "decided": asdict(decision), **_made(run, runtime)}
+        if run.training.keep_every:
+            begins = {"architecture": to_plain(run.model), **about, "epoch": 0}
+            save_weights(state.kept, out / "checkpoints" / "epoch-0000.safetensors", begins)
         write_json(out / "run.json", {"schema": SCHEMA, "run": to_plain(run), "name": name, **about, **made})
     return Begun(
         run=run,

@@ -7,6 +7,7 @@ from typing import Literal
 
 from robustscape.data.augment import Augmentation, Chain
 from robustscape.evaluation.accuracy import Evaluating
+from robustscape.landscape.runner import stem
 from robustscape.runtime import Runtime
 from robustscape.training.settings import Training
 from robustscape.types import Architecture, BadInput, DataSource, Measurement, Objective, WeightPerturbation
@@ -36,7 +37,7 @@ class Watch:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BadInput(f"{name} must be at least 1, not {value}; to watch nothing leave the measurements out")
-        names = [measurement.name for measurement in self.measurements]
+        names = [stem(measurement) for measurement in self.measurements]
         if len(set(names)) < len(names):
             raise BadInput(f"one measurement is named twice in {', '.join(names)}: its result has one file")
 

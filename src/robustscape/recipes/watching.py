@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from robustscape.evaluation.subject import subject
-from robustscape.landscape.runner import measuring, under
+from robustscape.landscape.runner import measuring, stem, under
 from robustscape.recipes.begun import Begun
 from robustscape.results import save
 from robustscape.runtime.ranks import from_first, is_first
@@ -41,7 +41,7 @@ def watched(begun: Begun) -> Iterator[Measuring]:
     if not run.watch.due(state.epoch, run.training.epochs) or state.done != state.epoch * len(begun.loader):
         return
     for measurement in run.watch.measurements:
-        path = begun.out / "results" / f"{measurement.name}-epoch-{state.epoch:04d}.json"
+        path = begun.out / "results" / f"{stem(measurement)}-epoch-{state.epoch:04d}.json"
         if from_first(path.exists()):
             continue
         yield from _made(begun, under(run.evaluation.threat(), measurement), looked_at(begun))
@@ -70,7 +70,7 @@ def looked_at(begun: Begun) -> Subject:
 def _made(begun: Begun, measurement: Measurement, looked_at: Subject) -> Iterator[Measuring]:
     """Carry out one measurement; the first rank writes."""
     epoch = begun.state.epoch
-    path = begun.out / "results" / f"{measurement.name}-epoch-{epoch:04d}.json"
+    path = begun.out / "results" / f"{stem(measurement)}-epoch-{epoch:04d}.json"
     partial = path.with_suffix(".partial")
     work = measuring(measurement, looked_at, partial=partial)
     total = 0

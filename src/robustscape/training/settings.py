@@ -33,7 +33,8 @@ class Training:
         track_every: Epochs between two trackings, at least 1; the last epoch is always tracked.
         select: What the best checkpoint is chosen by on validation: "robust" or "clean" accuracy; "auto" is
             robust where the objective attacks.
-        keep_every: Epochs between kept checkpoints, 0 for none beside last and best.
+        keep_every: Epochs between kept checkpoints, with the initial weights as epoch-0000; 0 for none beside last
+            and best.
         best_on_test: Also keep the checkpoint that is best on test, marked "selected on test, as the
             papers do".
         checkpoint_seconds: Seconds between two saved states within an epoch, so that a kill loses no more.
