@@ -337,9 +337,16 @@ class Subject:
 
 @runtime_checkable
 class Measurement(Protocol):
-    """A measurement as its configuration: independent points, then a Result."""
+    """A measurement as its configuration: independent points, then a Result.
+
+    Attributes:
+        name: What the command line calls it; the name of its file.
+        scale_free: Whether its numbers, lengths and angles in weight space left out, stay under its defaults when a
+            network is rescaled without changing its function, see ``weights.rescaling``.
+    """
 
     name: ClassVar[str]
+    scale_free: ClassVar[bool]
 
     def points(self) -> Sequence[Plain]:
         """Return the points, plain data, each measurable alone."""
