@@ -122,3 +122,31 @@ def test_contract_versions_and_numbers_that_cannot_be_meant_are_refused():
         AutoAttack(queries=0)
     assert AutoAttack().describe() == "AutoAttack standard (linf 8/255)"
     assert AutoAttack(steps=10).describe() == "AutoAttack standard (linf 8/255, 10 steps, 5000 queries)"
+
+
+def test_closed_form_a_list_of_attacks_is_these_in_their_order():
+    threat = ThreatModel(eps=0.015)
+    chosen = AutoAttack(threat=threat, version=("square", "APGD-CE"), steps=STEPS, queries=QUERIES)
+    standard = AutoAttack(threat=threat, steps=STEPS, queries=QUERIES).parts()
+    assert list(chosen.parts()) == ["Square", "APGD-CE"]
+    assert all(attack == standard[name] for name, attack in chosen.parts().items())
+    assert "square, apgd-ce" in chosen.describe()
+    model, x, y = _problem("linear")
+    names = AutoAttack(threat=threat, version=tuple(n.lower() for n in standard), steps=STEPS, queries=QUERIES)
+    whole = replace(names, version="standard")
+    assert torch.equal(names(model, x, y), whole(model, x, y))
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        (("apgd_ce",), "did you mean apgd-ce"),
+        ((), "at least one"),
+        (("fab", "fab"), "once"),
+        ("square", "did you mean the list"),
+        ("standart", "standard, plus and rand"),
+    ],
+)
+def test_contract_unknown_versions_are_refused(version, words):
+    with pytest.raises(BadInput, match=words):
+        AutoAttack(version=version)

@@ -359,3 +359,31 @@ def test_contract_captions_say_what_it_does():
     fab = replace(FAB(targets=None, restarts=5, minimum=True), threat=ThreatModel(norm="l2", eps=0.5))
     assert fab.describe() == "FAB-100 (l2 0.5, untargeted, 5 restarts, least norm)"
     assert FAB(targeted=True, targets=1).describe() == "FAB-100 (linf 8/255, targeted, 1 restart)"
+
+
+class _Counting(nn.Module):
+    """A network that counts its forwards of which gradients are wanted."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.forwards = model, 0
+
+    def forward(self, x):
+        self.forwards += torch.is_grad_enabled()
+        return self.model(x)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_contract_untargeted_works_on_compiled_networks_that_keep_no_way_back(norm):
+    model, x, y = _problem("conv", image=(1, 6, 6), classes=4, n=6)
+    code, fab = torch.compile(model, backend="aot_eager"), FAB(threat=_radius(model, x, y, norm), steps=3, targets=None)
+    at = x.clone().requires_grad_()
+    torch.autograd.grad(code(at).sum(), at)  # what the first one does without is not kept for those after it
+    with pytest.raises(RuntimeError, match="donated_buffer"):
+        torch.autograd.grad(code(at).sum(), at, retain_graph=True)
+    plain, compiled = _Counting(model), _Counting(code)
+    x_adv = fab(compiled, x, y)
+    assert torch.equal(x_adv, fab(plain, x, y))
+    assert bool(_wrong(model, x_adv, y).any())
+    # Of the three gradients of a step the first takes the forward that there is.
+    assert plain.forwards < compiled.forwards <= 3 * plain.forwards

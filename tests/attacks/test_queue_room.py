@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from robustscape.attacks.apgd import APGD
 from robustscape.attacks.fab import FAB
+from robustscape.attacks.losses import TargetedDLR
+from robustscape.attacks.pgd import PGD
 from robustscape.attacks.queue import Rows, chosen, joined, queued
 from robustscape.attacks.square import Square
 from robustscape.attacks.threat import ThreatModel
@@ -66,6 +69,83 @@ def test_contract_several_queries_at_once_are_the_same_one_after_the_other(norm,
             assert torch.allclose(getattr(found, name), getattr(alone, name), rtol=1e-12, atol=1e-12), name
         assert len(model.sizes) < count and max(model.sizes) <= room
     assert targeted or {bool(wrong) for wrong in alone.wrong} == {True, False}
+
+
+ROUNDS = {
+    "PGD": PGD(threat=ThreatModel(eps=0.03), steps=4, restarts=5, result="misclassified"),
+    "APGD-T": APGD(threat=ThreatModel(eps=0.03), steps=6, loss=TargetedDLR(), restarts=2),
+    "FAB-T": FAB(threat=ThreatModel(eps=0.03), steps=5, restarts=2),
+    "Square": Square(threat=ThreatModel(eps=0.03), queries=40, rescale=True, restarts=4),
+}
+
+
+@pytest.mark.parametrize("name", ROUNDS)
+@pytest.mark.parametrize("doubted", [False, True])
+def test_contract_rounds_side_by_side_count_as_if_they_came_in_turn(name, doubted):
+    """Also where a success is not confirmed, and the search goes on: what is asked, and in which order, is the same."""
+    model, attack = _Net(), ROUNDS[name]
+    rows = _rows(model, 8, 0.03)
+
+    def searched(width, room, shrink):
+        asked, refused = {}, {}
+
+        def confirm(x_adv, which):
+            for one, row in zip(x_adv, which.tolist(), strict=True):
+                asked.setdefault(row, []).append(one)
+                refused[row] = refused.get(row, 0) + 1
+            return torch.tensor([not doubted or refused[row] > 3 for row in which.tolist()])
+
+        model.sizes.clear()
+        parts = queued(attack, model, rows, Streams(3, ("s",)), width=width, room=room, shrink=shrink, confirm=confirm)
+        return _in_order(parts), asked, len(model.sizes)
+
+    alone, asked, steps = searched(1, 0, 0)  # a single place: one after the other
+    assert {bool(wrong) for wrong in alone.wrong} == {True, False}
+    for width, room, shrink in ((8, 0, 0), (3, 0, 0), (8, 40, 4)):
+        found, also, fewer = searched(width, room, shrink)
+        for one in ("rows", "wrong", "steps", "dull"):
+            assert torch.equal(getattr(found, one), getattr(alone, one)), one
+        torch.testing.assert_close(found.x_adv, alone.x_adv, rtol=0, atol=1e-9)
+        torch.testing.assert_close(found.score, alone.score, rtol=0, atol=1e-9)
+        assert asked.keys() == also.keys()
+        for row, inputs in asked.items():
+            torch.testing.assert_close(torch.stack(inputs), torch.stack(also[row]), rtol=0, atol=1e-9)
+        assert fewer < steps / 2 and max(model.sizes) <= max(width, room)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_contract_queries_whose_answer_is_known_are_passed_over_and_change_nothing(channels):
+    """Beside a loop that asks every one; five channels have too many signs for what was refused to be kept."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(16 * channels, 12), nn.Tanh(), nn.Linear(12, 5)).double()
+    x = torch.rand(6, channels, 4, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    with torch.no_grad():
+        logits = model(x)
+    y, sizes = logits.argmax(dim=1), []
+    rows = Rows(x=x, y=y, eps=torch.full((6,), 0.05, dtype=torch.float64), index=torch.arange(6), logits=logits,
+                round=torch.zeros_like(y))  # fmt: skip
+    attack, rng = Square(threat=ThreatModel(eps=0.05), queries=300, rescale=True), Streams(3, ("s",))
+
+    def margin(inputs):
+        with torch.no_grad():
+            z = model(inputs)
+        return z.gather(1, y[:, None])[:, 0] - z.scatter(1, y[:, None], -torch.inf).amax(dim=1)
+
+    state = attack.begin(rows, rng)
+    best, low = state["here"], margin(state["here"])
+    for number in range(1, 300):
+        here = attack._proposed(state | {"x_adv": best}, rng, torch.full((6, 1), number))[0][:, 0]
+        lower = (margin(here) < low) & (low > 0)
+        best, low = torch.where(lower[:, None, None, None], here, best), torch.where(lower, margin(here), low)
+    handle = model.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    for room in (6, 32):
+        sizes.clear()
+        found = _in_order(queued(attack, model, rows, rng, width=6, room=room))
+        assert torch.equal(found.x_adv, best) and torch.equal(found.wrong, low <= 0)
+        assert set(found.steps[~found.wrong].tolist()) == {300}
+        assert len(sizes) < (200 if channels == 1 else 300) and max(sizes) <= room
+    handle.remove()
 
 
 def test_contract_most_of_fab_goes_back_without_a_backward():

@@ -6,10 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from robustscape.attacks.apgd import APGD
+from robustscape.attacks.fab import FAB
 from robustscape.attacks.fgsm import FGSM
+from robustscape.attacks.losses import TargetedDLR
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
-from robustscape.linear.multiclass import worst_gaps
+from robustscape.linear.multiclass import largest_eps, worst_gaps
 from robustscape.models.linear import Linear
 from robustscape.streams import Streams
 
@@ -50,6 +53,14 @@ def exact(model, x, y, threat):
     return -gaps.amax(dim=1)
 
 
+def nearest(model, x, y, norm):
+    """Return the distance to the nearest misclassified input of the box, (N,)."""
+    w, b = model.linear.weight.detach(), model.linear.bias.detach()
+    if len(w) == 1:
+        w, b = F.pad(w, (0, 0, 1, 0)), F.pad(b, (1, 0))
+    return largest_eps(w, x.flatten(1), y, norm=norm, box=(0.0, 1.0), intercept=b)
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("norm", THREATS)
 def test_contract_no_attack_beats_the_exact_adversary(attack, norm, classes, problem):
@@ -61,6 +72,39 @@ def test_contract_no_attack_beats_the_exact_adversary(attack, norm, classes, pro
     accuracy, robust, clean = (float((of > 0).double().mean()) for of in (found, least, margins(model, x, y)))
     assert 0.2 < robust <= accuracy
     assert robust < clean
+
+
+SEARCHES = {
+    "pgd": PGD(steps=100, relative_step=0.04, result="misclassified"),
+    "apgd": APGD(),
+    "apgd-t": APGD(loss=TargetedDLR()),
+    "fab": FAB(steps=30),
+}
+EXACT = [("pgd", 2, "linf"), ("pgd", 2, "l2"), *((n, 2, p) for n in ("apgd", "fab") for p in ("linf", "l2", "l1"))]
+EXACT += [(name, 3, norm) for name in ("apgd-t", "fab") for norm in ("linf", "l2", "l1")]
+
+
+@pytest.mark.filterwarnings("ignore:targeted DLR needs four")
+@pytest.mark.parametrize("box", [True, False], ids=["box", "far from the box"])
+@pytest.mark.parametrize("bias", [True, False], ids=["affine", "linear"])
+@pytest.mark.parametrize(("name", "classes", "norm"), EXACT)
+def test_closed_form_robust_accuracy_is_exact(name, classes, norm, bias, box, problem):
+    """At a radius in the widest gap between the distances; of more than two classes where each is gone for."""
+    model, x, y = problem(classes)
+    x = x if box else 0.4 + 0.2 * x
+    with torch.no_grad():
+        model.linear.bias.data.zero_()
+        if bias:
+            model.linear.bias.data -= model.linear(x.flatten(1)).mean(dim=0)
+        y = torch.where(torch.arange(len(y)) % 8 > 0, model(x).argmax(dim=1), y)
+    distance = nearest(model, x, y, norm)
+    ordered = distance[(distance > 0) & torch.isfinite(distance)].sort().values
+    middle = ordered[len(ordered) // 5 : -len(ordered) // 5]
+    place = int((middle[1:] / middle[:-1]).argmax())
+    eps = float(middle[place : place + 2].mean())
+    x_adv = replace(SEARCHES[name], threat=ThreatModel(norm=norm, eps=eps))(model, x, y)
+    assert torch.equal(margins(model, x_adv, y) < 0, distance < eps)
+    assert 0.1 < float((distance > eps).double().mean()) < 0.9
 
 
 def test_closed_form_one_step_of_fgsm_is_the_exact_adversary_of_two_classes_under_linf(problem):

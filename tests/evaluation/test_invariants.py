@@ -11,6 +11,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from robustscape.attacks.apgd import APGD
@@ -197,3 +199,26 @@ def test_contract_flags_are_the_same_in_any_batch_and_order(seed, norm):
         found = _evaluated(case, *attacks, batch=batch, order=rows)
         assert (found.fooled == whole.fooled[found.index]).all()
         assert (found.first == whole.first[found.index]).all() and (found.steps == whole.steps[found.index]).all()
+
+
+@pytest.mark.filterwarnings("ignore:(targeted )?DLR needs")
+@pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("norm", NORMS)
+def test_contract_the_worst_case_is_the_same_in_any_order_of_the_attacks(norm, times):
+    """Whom attacks fool one after the other is whom any of them fools alone; their losses only rise."""
+
+    @settings(max_examples=12 * times, deadline=None, derandomize=True, database=None, phases=(Phase.generate,))
+    @given(st.integers(0, 2**32 - 1), st.permutations(range(4)), st.integers(2, 3), st.sampled_from([1, 3, 250]))
+    def holds(seed, order, count, batch):
+        case = _case(seed, norm)
+        chosen = [_attacks(case.threat)[place] for place in order[:count]]
+        together = _evaluated(case, *chosen, batch=batch)
+        alone = [_evaluated(case, attack) for attack in chosen]
+        assert (together.fooled == np.any([one.fooled for one in alone], axis=0)).all()
+        assert together.first.max() < count
+        for place, one in enumerate(alone):  # the first to succeed does so as it does alone
+            mine = together.first == place
+            assert (one.first[mine] == 0).all() and (one.steps[mine] == together.steps[mine]).all()
+        assert (together.losses >= alone[0].losses - 1e-9).all()  # batches of other sizes round otherwise
+
+    holds()

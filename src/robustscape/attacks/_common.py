@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from robustscape.runtime.memory import out_of_memory
 from robustscape.types import BadInput, Diverged, Threat
 
 
@@ -26,17 +27,48 @@ def check_labels(logits: Tensor, y: Tensor) -> None:
     """Refuse labels that are none of the model's classes.
 
     Raises:
-        BadInput: soft labels, labels out of range, or outputs that are not (N, K).
+        BadInput: soft labels, labels out of range, or outputs that are not (N, K), K at least 2.
         Diverged: logits that are not finite.
     """
     if logits.ndim != 2 or len(logits) != len(y):
         raise BadInput(f"the model gave outputs of shape {tuple(logits.shape)} for {len(y)} inputs; (N, K) is meant")
+    if len(y):
+        check_classes(logits)
     if y.ndim != 1 or y.is_floating_point():
         raise BadInput(f"this attack needs one label for each input, int64, not {tuple(y.shape)} of {y.dtype}")
     if len(y) and not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]:
         raise BadInput(f"labels lie in [{int(y.min())}, {int(y.max())}], but the model has {logits.shape[1]} outputs")
     if not bool(torch.isfinite(logits).all()):
         raise Diverged("the model's logits are not finite for clean inputs")
+
+
+def check_classes(logits: Tensor) -> None:
+    """Refuse logits, (N, K), of a single class.
+
+    Raises:
+        BadInput: K is below 2.
+    """
+    if logits.shape[-1] < 2:
+        raise BadInput(
+            f"an attack needs a model of at least 2 outputs, not {logits.shape[-1]}: there is no other class to go for"
+        )
+
+
+def explain(error: Exception, logits: Tensor | None, y: Tensor) -> None:
+    """Refuse the labels or outputs that a loss has failed on; return where it is neither.
+
+    Asked after the error, because to look at labels beforehand waits for the device.
+
+    Args:
+        error: What the loss has raised.
+        logits: What the model gave, None for nothing.
+        y: (N,), labels, or what was given as such.
+
+    Raises:
+        BadInput: labels or outputs that do not fit.
+    """
+    if logits is not None and not out_of_memory(error):
+        check_labels(logits, y)
 
 
 def told(threat: Threat) -> str:
@@ -105,16 +137,33 @@ def gradient(
 
     The gradient is of the sum over examples, so each row is its own example's. No ``.grad`` is written.
     Without ``backward`` the third is x_adv itself.
+
+    Raises:
+        BadInput: labels or outputs that the loss cannot be of.
     """
     recorded = _Recorded(model)
     if not backward:
         with torch.no_grad():
-            value = loss(recorded, x_adv, target)
+            value = _lost(loss, recorded, x_adv, target)
         assert recorded.logits is not None
         return value, recorded.logits, x_adv
     with torch.enable_grad():
         x_adv = x_adv.detach().requires_grad_()
-        value = loss(recorded, x_adv, target)
+        value = _lost(loss, recorded, x_adv, target)
         (slope,) = torch.autograd.grad(value.sum(), x_adv)
     assert recorded.logits is not None
     return value.detach(), recorded.logits.detach(), slope
+
+
+def _lost(
+    loss: Callable[[nn.Module, Tensor, Tensor], Tensor], recorded: _Recorded, x_adv: Tensor, target: Tensor
+) -> Tensor:
+    """Return the loss of each example, (N,)."""
+    try:
+        value = loss(recorded, x_adv, target)
+    except (IndexError, RuntimeError) as error:
+        explain(error, recorded.logits, target)
+        raise
+    assert recorded.logits is not None
+    check_classes(recorded.logits)
+    return value

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robustscape.attacks import _apgd, _apgd_l1
 from robustscape.attacks._common import gradient, told
 from robustscape.attacks.losses import DLR, Aimed, CrossEntropy, TargetedDLR, margin, runner_up
-from robustscape.attacks.queue import Draws, Rows, State, attacked, chosen, draws
+from robustscape.attacks.queue import Draws, Rows, State, attacked, chosen, draw_number, draws
 from robustscape.attacks.threat import ThreatModel, per_example
 from robustscape.streams import Streams
 from robustscape.types import BadInput
@@ -176,7 +176,8 @@ class APGD:
         if isinstance(rng, torch.Generator):
             noise = 2 * torch.rand(x.shape, generator=rng) - 1 if flat else torch.randn(x.shape, generator=rng)
         else:
-            own = draws(rng, rows).tag("apgd")
+            number = draw_number(rows.round, self.restarts, self.rounds(rows.logits.shape[1]) // self.restarts)
+            own = draws(rng, replace(rows, round=number)).tag("apgd")
             noise = own.uniform(*shape, low=-1, high=1, dtype=x.dtype) if flat else own.normal(*shape, dtype=x.dtype)
         noise = noise.to(x)
         if self.threat.norm != "l1":

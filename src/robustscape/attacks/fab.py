@@ -158,7 +158,7 @@ class FAB:
         again = state["part"] % self.restarts > 0
         if self.restarts == 1 or (isinstance(rng, torch.Generator) and not bool(again.any())):
             return state["x"]
-        return torch.where(wide(again, state["x"]), started(state, rng, self.threat.norm), state["x"])
+        return torch.where(wide(again, state["x"]), started(state, rng, self.threat.norm, self.restarts), state["x"])
 
     def step(self, model: nn.Module, state: State, rng: Draws) -> State:
         """Return the state after a step: look at the point, then move on, or back where it is misclassified."""
@@ -172,9 +172,9 @@ class FAB:
         left, slope, leads_to = ~(arrived | state["wrong"] | state["over"]), None, state["at"]
         if move := reference or worthwhile(onward & left, left):
             if reference and self.targets is None and not self.targeted and self.threat.norm != "l1":
-                gap, slope = tangent_as_code(at, z, state["y"], self.threat.norm)
+                gap, slope = tangent_as_code(model, at, z, state["y"], self.threat.norm)
             else:
-                gap, slope = tangent(at, z, self._pairs(logits, state), self.threat.norm)
+                gap, slope = tangent(model, at, z, self._pairs(logits, state), self.threat.norm)
             leads_to = self._moved(state, gap, slope, reference=reference)
         waits = torch.zeros_like(onward) if move else onward & ~arrived
         place = {

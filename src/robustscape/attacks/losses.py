@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustscape.attacks._common import explain
+
 _TINY = 1e-12
 
 
@@ -26,14 +28,24 @@ class Aimed(Protocol):
 
 
 def aimed(loss: object, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Return what the loss is given as its target: what it makes of the clean inputs, or else y."""
-    return loss.target(model, x, y) if isinstance(loss, Aimed) else y
+    """Return what the loss is given as its target: what it makes of the clean inputs, or else y.
+
+    Raises:
+        BadInput: labels or outputs that it can make nothing of.
+    """
+    if not isinstance(loss, Aimed):
+        return y
+    try:
+        return loss.target(model, x, y)
+    except (IndexError, RuntimeError) as error:
+        with torch.no_grad():
+            explain(error, model(x), y)
+        raise
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """Return the largest logit but that of the label, minus that of the label, (N,)."""
-    own = F.one_hot(y, logits.shape[1]).bool()
-    return logits.masked_fill(own, -torch.inf).amax(dim=1) - _of(logits, y)
+    return logits.scatter(1, y[:, None], -torch.inf).amax(dim=1) - _of(logits, y)
 
 
 def _of(logits: Tensor, label: Tensor) -> Tensor:
@@ -49,8 +61,7 @@ def runner_up(logits: Tensor, y: Tensor, rank: Tensor) -> Tensor:
 
 def _lead(logits: Tensor, label: Tensor) -> Tensor:
     """Return by how much the logit of each label exceeds the logarithm of the others' summed exponentials, (N,)."""
-    own = F.one_hot(label, logits.shape[1]).bool()
-    others = logits.masked_fill(own, -torch.inf).logsumexp(dim=1)
+    others = logits.scatter(1, label[:, None], -torch.inf).logsumexp(dim=1)
     return _of(logits, label) - others
 
 

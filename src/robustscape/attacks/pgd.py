@@ -27,7 +27,7 @@ class PGD:
     x_0 = P(x + start), x_{k+1} = P(x_k + step_size * direction of steepest ascent), P the projection into
     ball, then box. ``steps`` forward and backward passes a restart, one more forward unless the last iterate
     is returned; all in eval mode. A queue of searches takes it step by step (``Walk``), and then always as
-    ``result="misclassified"`` does, with one backward pass more a restart.
+    ``result="misclassified"`` does, with one backward pass more a restart unless all end at once.
 
     Attributes:
         threat: Ball and box that the inputs stay in.
@@ -62,6 +62,12 @@ class PGD:
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
         refuse_l1(self.threat, "PGD")
+        for name, known in (
+            ("start", ("uniform", "gaussian", "none")),
+            ("result", ("last", "best_loss", "misclassified")),
+        ):
+            if getattr(self, name) not in known:
+                raise BadInput(f"{name} {getattr(self, name)!r} is not one of {', '.join(known)}")
         if self.steps < 1 or self.restarts < 1:
             raise BadInput(f"PGD needs at least 1 step and 1 restart, not {self.steps} and {self.restarts}")
         size = self.relative_step if self.step_size is None else self.step_size
@@ -183,19 +189,22 @@ class PGD:
     def step(self, model: nn.Module, state: State, rng: Draws) -> State:
         """Return the state after a look at where each example is, and a step from there."""
         here, step = state["here"], state["step"] + 1
-        loss, logits, slope = gradient(model, self._raised, here, state["target"])
+        # Where asking waits for the device, the last gradient, which leads nowhere, is taken too.
+        last = here.device.type == "cpu" and bool((step > self.steps).all())
+        loss, logits, slope = gradient(model, self._raised, here, state["target"], backward=not last)
         loss = loss.to(here.dtype)
+        still = torch.zeros_like(state["dull"]) if last else (slope == 0).flatten(1).all(dim=1)
         reached, highest = self._reached(logits, state["y"]), logits.topk(2, dim=1).values
         better = ~state["wrong"] & (reached | (loss > state["score"]))
         return state | {
-            "here": self._moved(here, slope, state["x"], state["eps"]),
+            "here": here if last else self._moved(here, slope, state["x"], state["eps"]),
             "x_adv": torch.where(_rowwise(better, here), here, state["x_adv"]),
             "score": torch.where(better, loss, state["score"]),
             "wrong": state["wrong"] | reached,
             "step": step,
             "over": step > self.steps,
             "finite": state["finite"] & torch.isfinite(loss) & torch.isfinite(slope).flatten(1).all(dim=1),
-            "dull": state["dull"] | (slope == 0).flatten(1).all(dim=1) | (highest[:, 0] == highest[:, 1]),
+            "dull": state["dull"] | still | (highest[:, 0] == highest[:, 1]),
         }
 
 

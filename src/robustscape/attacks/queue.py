@@ -1,12 +1,12 @@
 """A queue of searches: every example takes its steps alone, fooled ones leave, and others take their place.
 
-So a batch stays full at one shape, whatever its examples need, over all restarts and targets.
+So a batch stays full at one shape, whatever its examples need, over all restarts and targets: those of one example are
+searched side by side where there is room, and count as if they had been searched in turn.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from robustscape.attacks._common import check, check_labels
+from robustscape.attacks._turns import Turn, Turns
 from robustscape.modes import evaluating
 from robustscape.streams import Streams, numbered
 from robustscape.types import BadInput, Diverged, Threat
@@ -148,6 +149,15 @@ def draws(rng: Streams, state: State | Rows) -> Streams:
     return rng.of(index).then(number)
 
 
+def draw_number(number: Tensor, restarts: int, targets: int) -> Tensor:
+    """Return what the random numbers of rounds, (N,), int64, are drawn by: target and restart, whatever follows.
+
+    Of several targets one goes through all its restarts before the next, so a round's number alone would give a
+    restart other numbers where there are more of them.
+    """
+    return number if targets == 1 or restarts == 1 else number // restarts + (number % restarts << 20)
+
+
 def chosen(which: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """Return the rows of ``new`` that ``which``, (N,), bool, says and the others of ``old``, (N, ...), all finite.
 
@@ -182,10 +192,11 @@ def queued(
         rows: The examples; their ``round`` is where they begin.
         rng: Random numbers; its index is not looked at.
         width: How many at a time. The model sees batches of this size alone, so bits do not depend on the company.
+            Where no more wait, further restarts or targets of those that survived their first take the places left.
         shrink: How closely the batch follows once no more wait than are under search: less work, but more than one
             shape. 0 keeps it, 1 halves it where half is idle, 4 lets it have four sizes in every halving.
-        room: Inputs that the model may see at once where that is more than are under search: an attack that can then
-            takes several steps of each in one forward.
+        room: Inputs that the model may see at once where that is more: more places for such further rounds, and where
+            there are none, several steps of each in one forward, if the attack can.
         confirm: (x_adv, rows) to bool, (M,): whether a success counts. One that does not goes on being searched.
 
     Raises:
@@ -196,12 +207,12 @@ def queued(
     while pool.busy:
         for _ in range(every):
             pool.step(model, freeze=every > 1)
-        if (settled := pool.look()) is not None:
-            yield settled
+        if settled := pool.look():
+            yield joined(settled)
 
 
 class _Pool:
-    """The examples under search, and those that wait."""
+    """The rounds under search, those that wait, and those that ended before it was their turn."""
 
     def __init__(
         self,
@@ -214,29 +225,22 @@ class _Pool:
         room: int,
         confirm: Callable[[Tensor, Tensor], Tensor] | None,
     ) -> None:
-        self.attack, self.rows, self.rng, self.shrink, self.confirm = attack, rows, rng, shrink, confirm
-        self.several, self.room = attack if isinstance(attack, Several) else None, room
-        self.rounds = attack.rounds(rows.logits.shape[1])
+        self.attack, self.rows, self.rng, self.confirm = attack, rows, rng, confirm
+        self.width, self.shrink, self.room = width, shrink, room
+        self.several = attack if isinstance(attack, Several) else None
+        self.turns = Turns(rows.round.tolist(), attack.rounds(rows.logits.shape[1]))
+        self.early: dict[Turn, State] = {}
+        """Rounds that ended before it was their turn."""
         self.best = {
             "x_adv": rows.x.clone(),
             "score": torch.full((len(rows),), -math.inf, dtype=rows.x.dtype, device=rows.x.device),
             "steps": torch.zeros_like(rows.round),
             "dull": torch.zeros_like(rows.round, dtype=torch.bool),
         }
-        self.waiting = deque(zip(range(len(rows)), rows.round.tolist(), strict=True))
-        first = self._next(width)
-        padded = first.repeat(-(-width // max(len(first), 1)))[:width]
-        self.row = torch.where(torch.arange(len(padded), device=first.device) < len(first), padded, -1)
-        """Which example is where, (width,); -1 where none is."""
-        self.state = attack.begin(self.rows.take(padded), rng) if len(first) else {}
-        self._settle_in()
-
-    def _settle_in(self) -> None:
-        """Let the batch be as large as is needed, and note what is where."""
-        self._fit()
-        self.here = self.row >= 0
-        self.busy = bool(self.here.any())
-        """Whether an example is under search."""
+        self.row = rows.round[:0]
+        """Which example is where; -1 where none is."""
+        self.state: State = {}
+        self._fill(set())
 
     def step(self, model: nn.Module, *, freeze: bool) -> None:
         """Take a step; with ``freeze``, examples that are at their end stay as they are."""
@@ -251,30 +255,61 @@ class _Pool:
                 old, new = before[name], self.state[name]
                 self.state[name] = torch.where(ended.view(-1, *[1] * (new.ndim - 1)), old, new)
 
-    def look(self) -> Settled | None:
-        """Take out who has ended and let others in; return the settled ones, None where there are none."""
-        state = self.state
-        notable = (state["wrong"] | state["over"] | ~state["finite"]) & self.here
-        if not bool(notable.any()):
-            return None
-        place = notable.nonzero().flatten()
-        if not bool(state["finite"][place].all()):
-            raise Diverged("the model's loss, or its gradient with respect to the inputs, became NaN under attack")
-        row, wrong = self.row[place], state["wrong"][place]
-        if self.confirm is not None and bool(wrong.any()):
-            claimed = wrong.nonzero().flatten()
-            wrong = wrong.clone()
-            wrong[claimed] = self.confirm(state["x_adv"][place[claimed]], row[claimed])
-            state["wrong"] = state["wrong"].index_put((place,), wrong)
-        ended = wrong | state["over"][place]
+    def look(self) -> list[Settled]:
+        """Take out what has ended and let others in; return the settled examples."""
+        settled: list[Settled] = []
+        failed: set[int] = set()
+        freed = False
+        while len(place := self._notable()) or freed:
+            now = torch.tensor([self.turns.now[one] for one in self.row[place].tolist()], device=place.device)
+            turn = now == self.state["round"][place]
+            if bool(turn.any()):
+                settled += self._ended(place[turn], failed)
+                freed = True
+                continue  # the next round of one that failed may have ended, too
+            self._lay_aside(place)
+            self._fill(failed)
+            failed, freed = set(), False
+        return settled
+
+    def _ended(self, place: Tensor, failed: set[int]) -> list[Settled]:
+        """Take out the rounds that are over of these, whose turn it is; return the settled examples, add the others."""
+        row = self.row[place]
+        wrong = self._confirmed(place, row)
+        ended = wrong | self.state["over"][place]
         place, row, wrong = place[ended], row[ended], wrong[ended]
         self._note(place, row, wrong)
-        following = state["round"][place] + 1
-        last = wrong | (following >= self.rounds)
-        again = (~last).nonzero().flatten()
-        self.waiting.extend(zip(row[again].tolist(), following[again].tolist(), strict=True))
-        self._refill(place)
-        return self._settled(row[last], wrong[last]) if bool(last.any()) else None
+        self.row = self.row.index_fill(0, place, -1)
+        go_on = [not won and self.turns.failed(one) for one, won in zip(row.tolist(), wrong.tolist(), strict=True)]
+        last = ~torch.tensor(go_on, dtype=torch.bool, device=row.device)
+        failed.update(row[~last].tolist())
+        return [self._settled(row[last], wrong[last])] if bool(last.any()) else []
+
+    def _notable(self) -> Tensor:
+        """Return the places where something has come to its end, (M,), int64."""
+        state = self.state
+        if not self.busy:
+            return self.row[:0]
+        notable = (state["wrong"] | state["over"] | ~state["finite"]) & (self.row >= 0)
+        return notable.nonzero().flatten() if bool(notable.any()) else self.row[:0]
+
+    def _lay_aside(self, place: Tensor) -> None:
+        """Keep what has ended before it was its turn."""
+        for one in place[:, None]:
+            state = {name: value[one] for name, value in self.state.items()}
+            self.early[int(self.row[one]), int(state["round"])] = state
+        self.row = self.row.index_fill(0, place, -1)
+
+    def _confirmed(self, place: Tensor, row: Tensor) -> Tensor:
+        """Return which of these are successes, (M,), bool, and mark those that are none to go on."""
+        state, wrong = self.state, self.state["wrong"][place]
+        if not bool(state["finite"][place].all()):
+            raise Diverged("the model's loss, or its gradient with respect to the inputs, became NaN under attack")
+        if self.confirm is not None and bool(wrong.any()):
+            claimed = wrong.nonzero().flatten()
+            wrong[claimed] = self.confirm(state["x_adv"][place[claimed]], row[claimed])
+            state["wrong"] = state["wrong"].index_put((place,), wrong)
+        return wrong
 
     def _note(self, place: Tensor, row: Tensor, wrong: Tensor) -> None:
         """Keep what these rounds came to, where it is better than what was before."""
@@ -287,45 +322,46 @@ class _Pool:
         best["dull"][row] |= state["dull"][place]
 
     def _settled(self, row: Tensor, wrong: Tensor) -> Settled:
+        """Return the examples as settled; what was searched ahead of their turn is thrown away."""
+        rows = set(row.tolist())
+        self.turns.done(rows)
+        self.early = {turn: state for turn, state in self.early.items() if turn[0] not in rows}
+        self.row = self.row.masked_fill(torch.isin(self.row, row), -1)
         return Settled(rows=row, wrong=wrong, **{name: value[row] for name, value in self.best.items()})
 
-    def _next(self, count: int) -> Tensor:
-        """Take up to so many that wait; return their numbers, (M,), their rounds set."""
-        taken = [self.waiting.popleft() for _ in range(min(count, len(self.waiting)))]
-        device = self.rows.x.device
-        row = torch.tensor([row for row, _ in taken], dtype=torch.int64, device=device)
-        number = torch.tensor([number for _, number in taken], dtype=torch.int64, device=device)
-        if len(row):
-            self.rows = replace(self.rows, round=self.rows.round.index_put((row,), number))
-        return row
-
-    def _refill(self, place: Tensor) -> None:
-        """Put examples that wait in the given places."""
-        row = self.row.clone()
-        row[place] = -1
-        fresh = self._next(len(place))
-        if len(fresh):
-            where = place[: len(fresh)]
-            row[where] = fresh
-            begun = self.attack.begin(self.rows.take(fresh), self.rng)
-            self.state = {name: value.index_put((where,), begun[name]) for name, value in self.state.items()}
-        self.row = row
-        self._settle_in()
-
-    def _fit(self) -> None:
-        """Keep only as many places as are needed, where the pool may shrink."""
-        row, size = self.row, len(self.row)
-        here = (row >= 0).nonzero().flatten()
-        if not self.shrink or not len(here):
+    def _fill(self, failed: set[int]) -> None:
+        """Put in what has ended early of the examples whose round failed, then what waits; choose the batch's size."""
+        here = (self.row >= 0).nonzero().flatten()
+        early = [turn for row in sorted(failed) if (turn := (row, self.turns.now[row])) in self.early]
+        taken = len(here) + len(early)
+        most = max(self.width, len(self.row))
+        turns = self.turns.started(max(most - taken, 0), max(most, self.room) - taken)
+        parts = [self.early.pop(turn) for turn in early]
+        if turns:
+            row, number = torch.tensor(turns, device=self.row.device).unbind(dim=1)
+            parts.append(self.attack.begin(replace(self.rows.take(row), round=number), self.rng))
+        rows = [row for row, _ in [*early, *turns]]
+        self.busy = bool(len(here) or rows)
+        size = self._size(len(here) + len(rows))
+        if not self.busy or (not rows and size == len(self.row)):
             return
-        while size // 2 >= len(here):
+        inside = torch.cat([self.row[here], self.row.new_tensor(rows)])
+        order = torch.arange(size, device=here.device)
+        self.row = torch.where(order < len(inside), inside[order % len(inside)], -1)
+        order = order % len(inside)
+        parts = [{name: value[here] for name, value in self.state.items()}, *parts] if len(here) else parts
+        names = parts[0]
+        self.state = {name: torch.cat([part[name] for part in parts])[order] for name in names}
+
+    def _size(self, count: int) -> int:
+        """Return how large a batch is for so many: as few sizes as ``shrink`` says."""
+        size = self.width if count <= self.width else self.room
+        if not self.shrink or not count:
+            return size
+        while size // 2 >= count:
             size = -(-size // 2)
         grain = -(-size // (2 * self.shrink))
-        size = min(size, -(-len(here) // grain) * grain)
-        if size < len(row):
-            kept = here.repeat(-(-size // len(here)))[:size]
-            self.state = {name: value[kept] for name, value in self.state.items()}
-            self.row = torch.where(torch.arange(size, device=row.device) < len(here), row[kept], -1)
+        return min(size, -(-count // grain) * grain)
 
 
 def attacked(

@@ -32,7 +32,7 @@ class SPSA:
         steps: Steps of one restart, at least 1; 100 as in Wu 2020, where libraries default to 1.
         samples: Directions of a step, at least 1; 256 as in Wu 2020. What stands on SPSA alone takes 2,048 or more.
         delta: How far along a direction the margin is looked at, in pixel units, in (0, 1]; the literature's c. Needs
-            logits in float32: half precision rounds such differences away.
+            logits in float32, as ``needs_float32`` says: half precision rounds such differences away.
         lr: Adam's learning rate, pixel units, in (0, 1].
         chunk: Most inputs of one forward, at least 1; batches under attack that are larger are not cut.
         restarts: Independent draws of the directions, at least 1; all start at x.
@@ -65,6 +65,11 @@ class SPSA:
             if not 0 < length <= 1:
                 meant = f"; did you mean {length:g}/255?" if 1 < length < 256 else ""
                 raise BadInput(f"SPSA's {name} is in pixel units, in (0, 1], not {length:g}{meant}")
+
+    @property
+    def needs_float32(self) -> bool:
+        """Whether lower precision would blind it: yes, a step of ``delta`` moves logits by less than that resolves."""
+        return True
 
     def at(self, eps: float) -> SPSA:
         """Return the same attack at another eps; ``lr`` and ``delta`` stay."""

@@ -16,17 +16,40 @@ from robustscape.attacks.threat import ThreatModel
 from robustscape.streams import Streams
 from robustscape.types import BadInput
 
+_AHEAD = 2  # times as many queries are looked at as are asked: two in five may be known
+_CHANNELS = 4  # with more, what was refused would take more memory than the image
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Asked:
+    """Queries of N examples.
+
+    Attributes:
+        here: (N, M, C, H, W), the inputs.
+        new: (N, M), bool; the others fill the batch, their answer is known.
+        number: (N, M), int64, how many queries, asked or not, are between the last step and each.
+        passed: (N,), int64, how many queries are done where all of these are refused.
+        refused: See ``Square.begin``, as it then is.
+    """
+
+    here: Tensor
+    new: Tensor
+    number: Tensor
+    passed: Tensor
+    refused: Tensor
+
 
 @dataclass(frozen=True, kw_only=True)
 class Square:
     """Square attack (Andriushchenko 2020, https://arxiv.org/abs/1912.00049, algorithms 1 to 3; L1: Croce 2021).
 
     Every step changes one square window of the best input so far and keeps the change where the margin, the right
-    logit minus the largest other one, falls. One forward a query, no backward, in eval mode.
+    logit minus the largest other one, falls. At most one forward a query, no backward, in eval mode.
 
     Attributes:
         threat: Ball and box that the inputs stay in; linf, l2 or l1.
-        queries: Forwards of an example in one restart, the one of the start among them, at least 1.
+        queries: Queries of an example in one restart, the start among them, at least 1: a forward each, but for those
+            whose answer is known.
         p: Share of the pixels in the first windows, in (0, 1]; halved again and again.
         restarts: Independent starts, at least 1.
         rescale: Whether the schedule of p, made for 10,000 queries, is compressed to ``queries``; AutoAttack does
@@ -108,7 +131,14 @@ class Square:
             "x": x, "y": rows.y, "eps": rows.eps, "index": rows.index, "round": rows.round, "stream": stream,
             "step": torch.zeros_like(rows.round), "x_adv": x, "here": self._start(rows, stream, rng),
             "wrong": no, "over": no, "finite": ~no, "dull": no, "score": -least, "margin": least,
+            "refused": self._refused(x),
         }  # fmt: skip
+
+    def _refused(self, x: Tensor) -> Tensor:
+        """Return which windows and signs each example has refused since its best input changed, none, (N, M), uint8."""
+        channels, height, width = x.shape[1:]
+        many = height * width * 2**channels if self.threat.norm == "linf" and channels <= _CHANNELS else 0
+        return torch.zeros(len(x), many, dtype=torch.uint8, device=x.device)
 
     def step(self, model: nn.Module, state: State, rng: Draws) -> State:
         """Return the state after a query: a change is proposed, looked at, and kept where it helps."""
@@ -119,21 +149,23 @@ class Square:
             return state if bool(state["over"].all()) else state | {"here": self._proposed_as_code(state, rng)}
 
     def several(self, model: nn.Module, state: State, rng: Streams, count: int) -> State:
-        """Return the state after up to ``count`` queries of each example, all in one forward.
+        """Return the state after the next ``count`` queries of each example that need the model, in one forward.
 
         All are proposed from the best input so far, and the first one that is kept ends them: those behind it would
-        have begun there, and do not count. So an example takes the same way whatever the count.
+        have begun there, and do not count. So an example takes the same way whatever the count. Queries whose answer is
+        known pass without a forward: see ``_asked``.
         """
         with torch.no_grad():
-            here, y = self._proposed(state, rng, count), state["y"].repeat_interleave(count)
+            asked, y = self._asked(state, rng, count), state["y"].repeat_interleave(count)
+            here = asked.here.flatten(0, 1)
             logits = model(here).to(here.dtype)
             ahead, loss = self._valued(logits, y)
-            left, column = self.queries - state["step"], torch.arange(count, device=y.device)
             better = (-loss.view(-1, count) > state["score"][:, None]) | (ahead.view(-1, count) <= 0)
-            kept = better & (column < left[:, None]) & ~state["wrong"][:, None]
+            kept = better & asked.new & ~state["wrong"][:, None]
             fell, first = kept.any(dim=1), kept.byte().argmax(dim=1)
-            used = torch.where(fell, first + 1, left.clamp(max=count))
-            counts, place = column < used[:, None], torch.arange(0, len(here), count, device=y.device) + first
+            used = torch.where(fell, asked.number.gather(1, first[:, None]).squeeze(1) + 1, asked.passed)
+            counts = asked.new & (asked.number < used[:, None])
+            place = torch.arange(0, len(here), count, device=y.device) + first
             found = (logits[place].argmax(dim=1) == state["y"]) == self.targeted
             step = state["step"] + used
             return state | {
@@ -145,6 +177,7 @@ class Square:
                 "over": (step >= self.queries) | (state["eps"] == 0),
                 "finite": state["finite"] & (torch.isfinite(loss).view(-1, count) | ~counts).all(dim=1),
                 "dull": state["dull"] | ((ahead == 0).view(-1, count) & counts).any(dim=1),
+                "refused": asked.refused.masked_fill(fell[:, None], 0),
             }
 
     def _valued(self, logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,28 +244,65 @@ class Square:
         length = torch.linalg.vector_norm(delta, dim=(1, 2, 3), keepdim=True)
         return torch.addcmul(x, delta, eps / (length + TINY)).clamp_(0, 1)
 
-    def _proposed(self, state: State, rng: Streams, count: int) -> Tensor:
-        """Return the next ``count`` queries of each example, (N count, C, H, W): its best input, a window changed."""
-        x, made = state["x"], self._plan(state["x"])
-        before = (state["step"][:, None] + torch.arange(count, device=x.device)).flatten()
+    def _asked(self, state: State, rng: Streams, count: int) -> Asked:
+        """Return the next queries to ask of each example, (N, count, C, H, W).
+
+        Under linf queries are passed over that are the best input itself, or that it has refused before: their loss is
+        known not to be lower. Queries are looked at ``_AHEAD`` times as far as are asked.
+        """
+        flat = self.threat.norm == "linf"
+        column = torch.arange(_AHEAD * count if flat else count, device=state["y"].device)
+        number, left = column.expand(len(state["y"]), -1), (self.queries - state["step"])[:, None]
+        before = state["step"][:, None] + column
+        here, key, level = self._proposed(state, rng, before)
+        new, end, refused = number < left, left.clamp(max=len(column)).squeeze(1), state["refused"]
+        if not flat:
+            return Asked(here=here, new=new, number=number, passed=end, refused=refused)
+        new = new & ((here != state["x_adv"][:, None]).flatten(2).any(dim=2) | (before == 0))
+        if refused.shape[1]:
+            new = new & (refused.gather(1, key) != level)
+        order = (~new).byte().sort(dim=1, stable=True).indices
+        following, order = order[:, count : count + 1], order[:, :count]
+        if refused.shape[1]:
+            refused = refused.scatter(1, key.gather(1, order), level.gather(1, order))
+        rows = torch.arange(len(here), device=order.device)[:, None]
+        passed = torch.where(new.gather(1, following).squeeze(1), following.squeeze(1), end)
+        return Asked(here=here[rows, order], new=new.gather(1, order), number=order, passed=passed, refused=refused)
+
+    def _proposed(self, state: State, rng: Streams, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries of each example, (N, M, C, H, W): its best input, a window changed.
+
+        Args:
+            state: Of N examples.
+            rng: Random numbers.
+            before: (N, M), int64, how many queries are before each.
+
+        Returns:
+            The queries; and, (N, M) each, under linf where its window lies and its signs in one number, int64; the
+            level of its size plus 1, uint8.
+        """
+        x, made, count = state["x"], self._plan(state["x"]), before.shape[1]
+        start, before = before == 0, before.flatten()
         level, stream = torch.bucketize(before - 1, made.after), state["stream"].repeat_interleave(count)
         corner, flip, sign = _drawn(rng.of(stream + before), made.places[level], x)
-        first = masks(corner[:, 0], made.sides[level], x)
+        first, key = masks(corner[:, 0], made.sides[level], x), corner[:, 0, 0] * x.shape[3] + corner[:, 0, 1]
         if self.threat.norm == "linf":
+            for channel in (sign > 0).flatten(1).unbind(dim=1):
+                key = 2 * key + channel
             sign, first = sign.view(-1, count, *sign.shape[1:]), first.view(-1, count, *first.shape[1:])
             moved = torch.addcmul(x[:, None], sign, state["eps"].view(-1, 1, 1, 1, 1)).clamp_(0, 1)
             # Exact at 0 and 1, and several times faster than a choice.
-            here = torch.lerp(state["x_adv"][:, None], moved, first).flatten(0, 1)
+            here = torch.lerp(state["x_adv"][:, None], moved, first)
         else:
             x, x_best, eps = (state[name].repeat_interleave(count, dim=0) for name in ("x", "x_adv", "eps"))
             second, turned = masks(corner[:, 1], made.sides[level], x), level + len(made.sides) * flip
             bumps, length = placed(made.bumps, turned, corner[:, 0], *x.shape[2:]), eps.view(-1, 1, 1, 1)
             delta = gathered(x_best - x, length, bumps, sign, first, second, self.threat.norm)
-            here = self._inside(delta, x, eps, as_reference=False)
-        start = before == 0
-        if x.device.type == "cpu" and not bool(start.any()):
-            return here
-        return torch.where(start.view(-1, 1, 1, 1), state["here"].repeat_interleave(count, dim=0), here)
+            here = self._inside(delta, x, eps, as_reference=False).unflatten(0, (-1, count))
+        key, level = key.view_as(start), (level + 1).byte().view_as(start)
+        if here.device.type == "cpu" and not bool(start.any()):
+            return here, key, level
+        return torch.where(start[..., None, None, None], state["here"][:, None], here), key, level
 
     def _proposed_as_code(self, state: State, generator: torch.Generator) -> Tensor:
         """Return the best inputs so far with one window changed, (N, C, H, W), drawn and rounded as the code does."""

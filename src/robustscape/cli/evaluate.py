@@ -157,7 +157,8 @@ def evaluate(source: Source, options: Evaluate, checkpoint: str, folder: Path) -
     for place, split in enumerate(settings.splits):
         looked_at = subject_of(model, getattr(splits, split), options.look, name=name, split=split, n=settings.n)
         looked_at = replace(looked_at, batch=settings.batch_size)
-        looked_at, decision = fastest(looked_at, settings.loss_attack() if searches else None, searches)
+        pgd = settings.loss_attack() if searches and settings.norm != "l1" else None
+        looked_at, decision = fastest(looked_at, pgd, searches)
         processes = options.processes or _worth_starting(decision, looked_at)
         if options.processes == 0 and processes > 1:
             runtime = _side_by_side(looked_at.runtime, processes)
@@ -180,7 +181,7 @@ def evaluate(source: Source, options: Evaluate, checkpoint: str, folder: Path) -
             note(f"wrote {save(result, path)}")
         for done in path.parent.glob(f"{glob.escape(partial.name)}*"):
             done.unlink(missing_ok=True)
-        if is_first() and split == "test" and options.images:
+        if is_first() and split == "test" and options.images and settings.norm != "l1":
             pictures = _images(looked_at, options)
             note(f"wrote {save(pictures, folder / 'results' / f'images-{checkpoint}{other}.json')}")
     return found

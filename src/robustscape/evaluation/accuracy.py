@@ -109,14 +109,18 @@ class Evaluating:
         """Return the attacks for a misclassified input, in their order."""
         if self.attacks:
             return tuple(entry(attack) for attack in self.attacks)
-        quick = PGD(
+        if self.suite == "quick" and not self.restarts:
+            return ()
+        return entries(self.suite, self.threat(), self._quick)
+
+    def _quick(self) -> PGD:
+        return PGD(
             threat=self.threat(),
             steps=self.steps,
             step_size=self.step_size,
             restarts=max(self.restarts, 1),
             result="misclassified",
         )
-        return entries(self.suite, self.threat(), quick) if self.restarts or self.suite != "quick" else ()
 
     def loss_attack(self) -> PGD:
         """Return one start of the search for the largest loss."""

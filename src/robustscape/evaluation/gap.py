@@ -29,12 +29,15 @@ class Gap:
     robust_loss: Number
 
 
-def _difference(test: Number, train: Number) -> Number:
-    """Combine two independent intervals by squares of their arms (Newcombe 1998, method 10)."""
-    value = test.value - train.value
-    below = math.hypot(test.value - test.low, train.high - train.value)
-    above = math.hypot(test.high - test.value, train.value - train.low)
-    return Number(value=value, low=value - below, high=value + above, n=test.n)
+def difference(first: Number, second: Number) -> Number:
+    """Return the first minus the second, of other examples: the squares of the intervals' arms add.
+
+    Newcombe 1998 (Statistics in Medicine 17, pages 873-890, method 10). ``n`` is that of the first.
+    """
+    value = first.value - second.value
+    below = math.hypot(first.value - first.low, second.high - second.value)
+    above = math.hypot(first.high - first.value, second.value - second.low)
+    return Number(value=value, low=value - below, high=value + above, n=first.n)
 
 
 def gap(train: Evaluation, test: Evaluation) -> Gap:
@@ -55,8 +58,8 @@ def gap(train: Evaluation, test: Evaluation) -> Gap:
         if a != b:
             raise BadInput(f"the gap of two evaluations with different {what} ({a} and {b}) means nothing")
     return Gap(
-        clean_error=_difference(test.clean_error, train.clean_error),
-        robust_error=_difference(test.robust_error, train.robust_error),
-        clean_loss=_difference(test.clean_loss, train.clean_loss),
-        robust_loss=_difference(test.robust_loss, train.robust_loss),
+        clean_error=difference(test.clean_error, train.clean_error),
+        robust_error=difference(test.robust_error, train.robust_error),
+        clean_loss=difference(test.clean_loss, train.clean_loss),
+        robust_loss=difference(test.robust_loss, train.robust_loss),
     )

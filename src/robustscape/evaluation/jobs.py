@@ -73,4 +73,5 @@ def note_of(job: Job, known: Standing, mine: Tensor, rows: Tensor, found: Tally,
         seconds=found.seconds,
         unconfirmed=found.unconfirmed,
         again=found.again,
+        precision=found.precision,
     )

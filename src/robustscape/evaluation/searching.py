@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,25 +14,44 @@ from robustscape import modes
 from robustscape.attacks.queue import Rows, Settled, Walk, joined, queued, radii
 from robustscape.evaluation.judging import batches, inside, judge, predicted, search
 from robustscape.results import stopwatch
+from robustscape.runtime import FastView, fast
 from robustscape.runtime.memory import Parts, out_of_memory
+from robustscape.runtime.settings import exact_products
 from robustscape.streams import Streams
 from robustscape.types import Attack, BadInput, Subject
 
 _FULL_CPU, _FULL = 64, 256  # inputs from which on a larger batch takes hardly less time for each
 
 
-class Counted(nn.Module):
-    """The model, counting the examples that pass through it forwards and backwards, those that fill a batch too."""
+@runtime_checkable
+class NeedsFloat32(Protocol):
+    """An attack that lower precision may blind."""
 
-    def __init__(self, model: nn.Module) -> None:
+    @property
+    def needs_float32(self) -> bool:
+        """Whether what it looks for is lost in the rounding of bfloat16 and TF32."""
+        ...
+
+
+class Counted(nn.Module):
+    """The model, counting the examples that pass through it forwards and backwards, those that fill a batch too.
+
+    Args:
+        model: Pixels in [0, 1] to logits; shared, not copied.
+        exact: Whether float32 products of its forward are to be float32 on any device.
+    """
+
+    def __init__(self, model: nn.Module, *, exact: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.exact = exact
         self.forwards = 0
         self.backwards = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the model's logits."""
-        logits = self.model(x)
+        with exact_products(x.device) if self.exact else nullcontext():
+            logits = self.model(x)
         self.forwards += len(x)
         if logits.requires_grad:
             logits.register_hook(self._back)
@@ -53,10 +74,11 @@ class Tally:
         doubt: Whether the search claimed a success that the model did not confirm.
         x_adv: (n, C, H, W), what was found; None where it is not kept.
         unconfirmed: Successes of the search that the model did not confirm.
-        again: Examples that were searched a second time on the model itself.
+        again: Examples that are searched a second time on the model itself.
         forwards: Examples that went through the network, those that fill a batch too.
         backwards: The same for the gradients.
         seconds: Wall-clock seconds.
+        precision: Arithmetic of the first search: "bfloat16", "tf32", "float32" or "float64".
     """
 
     settled: Tensor
@@ -71,6 +93,7 @@ class Tally:
     forwards: int = 0
     backwards: int = 0
     seconds: float = 0.0
+    precision: str = ""
 
 
 def tally(subject: Subject, *, keep: bool) -> Tally:
@@ -92,10 +115,11 @@ def searching(
 ) -> Generator[int, None, None]:
     """Search the given examples and note in ``found`` what comes of it; yields how many are settled.
 
-    The search runs on the fast view. A success counts once the model itself, in its own precision, misclassifies
-    exactly the input found and that input lies in ball and box; where it does not, a search made of steps goes on.
-    Examples that survive though a success was claimed, or though gradients vanished or logits were tied in lower
-    precision, are searched once more on the model itself.
+    The search runs on the fast view, one in float32 where the attack needs that. A success counts once the model
+    itself, in its own precision, misclassifies exactly the input found and that input lies in ball and box; where it
+    does not, a search made of steps goes on. Examples that survive though a success was claimed, or though gradients
+    vanished or logits were tied in lower precision, are searched once more on the model itself, together, in batches
+    as small as holds them: of the size of all others, or a half of it, a quarter, and so on.
 
     Args:
         subject: What is looked at.
@@ -108,37 +132,61 @@ def searching(
     Raises:
         Diverged: a loss or a gradient is not finite.
     """
-    took, before = stopwatch(), found.seconds
-    left = rows[~found.settled[rows]]
-    with subject.view as view, modes.evaluating(view):
-        for _ in _once(subject, view, attack, left, logits, found, *tags):
-            found.seconds = before + took()
-            yield int(found.settled[rows].sum())
-    low = subject.x.dtype != torch.float64 and subject.runtime.dtype() != torch.float32
-    doubtful = rows[((found.doubt | (found.dull & low)) & ~found.wrong)[rows]]
-    if len(doubtful):
-        found.again += len(doubtful)
-        found.settled[doubtful] = False
-        with modes.evaluating(subject.model):
-            for _ in _once(subject, subject.model, attack, doubtful, logits, found, *tags, "again"):
+    took, before, size = stopwatch(), found.seconds, min(subject.batch, max(len(subject.x), 1))
+    fine = isinstance(attack, NeedsFloat32) and attack.needs_float32
+    view, found.precision = _view(subject, fine=fine)
+    if not found.again:  # otherwise it was interrupted in the second search
+        left = rows[~found.settled[rows]]
+        with view as searched, modes.evaluating(searched):
+            counted = Counted(searched, exact=fine)
+            for _ in _once(subject, counted, attack, left, logits, found, *tags, size=size):
                 found.seconds = before + took()
                 yield int(found.settled[rows].sum())
+        doubtful = rows[((found.doubt | (found.dull & (found.precision == "bfloat16"))) & ~found.wrong)[rows]]
+        found.again = len(doubtful)
+        found.settled[doubtful] = False
+    while found.again and size // 2 >= found.again:
+        size = -(-size // 2)
+    left = rows[~found.settled[rows]]
+    with modes.evaluating(subject.model):
+        counted = Counted(subject.model, exact=True)
+        for _ in _once(subject, counted, attack, left, logits, found, *tags, "again", size=size):
+            found.seconds = before + took()
+            yield int(found.settled[rows].sum())
     found.seconds = before + took()
 
 
+def _view(subject: Subject, *, fine: bool) -> tuple[Any, str]:
+    """Return what is searched on, to be entered, and its arithmetic in a word; ``fine`` for float32."""
+    if subject.x.dtype == torch.float64:
+        return subject.view, "float64"
+    view, runtime = subject.view, subject.runtime
+    if fine and isinstance(view, FastView) and runtime.words() != "float32":
+        runtime = replace(runtime, precision="float32", compile="no")
+        view = fast(view.model, runtime)
+    return view, runtime.words().partition(" ")[0]
+
+
 def _once(
-    subject: Subject, searched: nn.Module, attack: Attack, rows: Tensor, logits: Tensor, found: Tally, *tags: str | int
+    subject: Subject,
+    counted: Counted,
+    attack: Attack,
+    rows: Tensor,
+    logits: Tensor,
+    found: Tally,
+    *tags: str | int,
+    size: int,
 ) -> Generator[None, None, None]:
-    counted = Counted(searched)
+    """Search the given examples, ``size`` at a time, or fewer where memory runs out."""
     room = min(subject.batch, (subject.parts or Parts()).size)
     walk = _walk(attack)
     while len(rows):
-        width = min(room, max(len(subject.x), 1))
+        width = min(room, size)
         try:
             made = (
                 _queue(subject, counted, walk, rows, logits, found, width, room, *tags)
                 if walk is not None
-                else _batches(subject, counted, attack, rows, found, *tags)
+                else _batches(replace(subject, batch=size), counted, attack, rows, found, *tags)
             )
             for _ in made:
                 found.forwards += counted.forwards

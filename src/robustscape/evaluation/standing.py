@@ -42,6 +42,7 @@ class Note:
     seconds: float
     unconfirmed: int
     again: int
+    precision: str = ""
 
     def searched(self, n: int) -> Searched:
         """Return it as a part of the result, of n examples."""
@@ -98,11 +99,14 @@ class Standing:
         self.clean_wrong, self.first = clean_wrong.bool(), first + ROBUST
         if self.x_adv is not None:
             self.x_adv = sum_over_ranks(self.x_adv)
-        for mine, *others in zip(*gathered(self.notes), strict=True):
-            for other in others:
-                for name in ("tried", "flips", "wrong", "forwards", "backwards", "unconfirmed", "again"):
-                    setattr(mine, name, getattr(mine, name) + getattr(other, name))
-                mine.seconds = max(mine.seconds, other.seconds)
+        self.notes = [_added(notes) for notes in zip(*gathered(self.notes), strict=True)]
+
+
+def _added(notes: Sequence[Note]) -> Note:
+    """Return what the ranks know of one attack as one note: numbers added up, the seconds of the slowest."""
+    counts = ("tried", "flips", "wrong", "forwards", "backwards", "unconfirmed", "again")
+    total = {name: sum(getattr(note, name) for note in notes) for name in counts}
+    return replace(notes[0], **total, seconds=max(note.seconds for note in notes))
 
 
 def standing(subject: Subject, rows: Tensor, *, keep: bool) -> Standing:
@@ -118,7 +122,8 @@ def standing(subject: Subject, rows: Tensor, *, keep: bool) -> Standing:
     """
     x, y = subject.x, subject.y
     parts = [(b[:count], predicted(subject.model, x[b], subject.parts)[:count]) for b, count in batches(subject, rows)]
-    logits = torch.zeros(len(x), parts[0][1].shape[1] if parts else 0, dtype=x.dtype, device=x.device)
+    classes = parts[0][1].shape[1] if parts else len(subject.classes)  # a rank may have no examples
+    logits = torch.zeros(len(x), classes, dtype=x.dtype, device=x.device)
     for some, values in parts:
         logits[some] = values
     loss = torch.zeros(len(x), dtype=x.dtype, device=x.device)

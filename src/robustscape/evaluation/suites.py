@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
@@ -47,7 +47,7 @@ def entry(attack: Attack, *, name: str = "", everyone: bool = False) -> Entry:
     return Entry(name=name, parts=parts, everyone=everyone)
 
 
-def entries(name: Name, threat: ThreatModel, quick: PGD) -> tuple[Entry, ...]:
+def entries(name: Name, threat: ThreatModel, quick: Callable[[], PGD]) -> tuple[Entry, ...]:
     """Return the attacks of a suite.
 
     - "quick": ``quick`` alone.
@@ -61,17 +61,19 @@ def entries(name: Name, threat: ThreatModel, quick: PGD) -> tuple[Entry, ...]:
     Args:
         name: Which.
         threat: Ball and box of all.
-        quick: The PGD of "quick", misclassified inputs wanted.
+        quick: Makes the PGD of "quick", misclassified inputs wanted; not called where there is none.
 
     Raises:
         BadInput: a suite that there is not, or one that the norm has no attacks for.
     """
+    if threat.norm == "l1" and name in ("quick", "standard", "wu"):
+        raise BadInput(f"the suite {name} is of linf and l2, which PGD knows; did you mean autoattack?")
     if name == "quick":
-        return (entry(quick, name="PGD"),)
+        return (entry(quick(), name="PGD"),)
 
     if name == "standard":
         attacks: Sequence[Attack] = (
-            quick,
+            quick(),
             APGD(threat=threat),
             APGD(threat=threat, loss=TargetedDLR()),
             Square(threat=threat, queries=1000, rescale=True),
@@ -79,8 +81,6 @@ def entries(name: Name, threat: ThreatModel, quick: PGD) -> tuple[Entry, ...]:
         names = ("PGD", "APGD-CE", "APGD-T", "Square")
         return tuple(entry(attack, name=short) for attack, short in zip(attacks, names, strict=True))
     if name == "wu":
-        if threat.norm == "l1":
-            raise BadInput("the suite wu is of linf and l2; did you mean autoattack?")
         pgd = PGD(threat=threat, steps=20, step_size=_WU_STEP, result="misclassified")
         columns: dict[str, Attack] = {
             "FGSM": FGSM(threat=threat),

@@ -20,6 +20,7 @@ _COLUMNS = (
     Column(name="Flips", decimals=0),
     Column(name="Forwards an image", decimals=0),
     Column(name="Backwards an image", decimals=0),
+    Column(name="Precision"),
     Column(name="Seconds", decimals=0),
 )
 
@@ -70,5 +71,6 @@ def _row(names: tuple[str, str, str], found: Sequence[Searched]) -> tuple[Cell, 
         mean([Quantity(value=one.flips) for one in found]),
         mean([Quantity(value=one.forwards / n) for one, n in zip(found, tried, strict=True)]),
         mean([Quantity(value=one.backwards / n) for one, n in zip(found, tried, strict=True)]),
+        first.precision or "–",
         mean([Quantity(value=one.seconds) for one in found]),
     )
