@@ -190,6 +190,23 @@ def test_contract_the_result_says_which_precision_searched():
     assert {s.precision for s in double.searches} == {"float64"}
 
 
+class _Stubborn(_Telling):
+    """Puts what its layers give into a float32 tensor of its own, which autocast does not see."""
+
+    def forward(self, x):
+        out = x.new_zeros(len(x), 3)
+        out[torch.arange(len(x))] = self.layers(x)
+        return out
+
+
+@pytest.mark.filterwarnings("ignore:.*runs in float32, not in bfloat16")  # that is what is looked at
+def test_contract_a_model_that_does_not_run_lower_is_said_to_search_in_float32():
+    model, made = _Stubborn(), _telling(LOW)
+    found = tally(made, keep=True)
+    list(_search(subject(model, made.x, made.y, runtime=LOW), PGD_ERROR, found))
+    assert found.precision == "float32"
+
+
 # -- memory ------------------------------------------------------------------------------------------------
 
 

@@ -134,7 +134,8 @@ def searching(
     """
     took, before, size = stopwatch(), found.seconds, min(subject.batch, max(len(subject.x), 1))
     fine = isinstance(attack, NeedsFloat32) and attack.needs_float32
-    view, found.precision = _view(subject, fine=fine)
+    view, precision = _view(subject, fine=fine)
+    found.precision = found.precision or precision
     if not found.again:  # otherwise it was interrupted in the second search
         left = rows[~found.settled[rows]]
         with view as searched, modes.evaluating(searched):
@@ -142,6 +143,8 @@ def searching(
             for _ in _once(subject, counted, attack, left, logits, found, *tags, size=size):
                 found.seconds = before + took()
                 yield int(found.settled[rows].sum())
+        if precision == "bfloat16" and isinstance(view, FastView) and view.low() == torch.float32:
+            found.precision = "float32"  # the model does not run in less
         doubtful = rows[((found.doubt | (found.dull & (found.precision == "bfloat16"))) & ~found.wrong)[rows]]
         found.again = len(doubtful)
         found.settled[doubtful] = False

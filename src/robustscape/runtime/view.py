@@ -123,6 +123,11 @@ class FastView:
         self._entered = True
         return self._view
 
+    def low(self) -> torch.dtype:
+        """Return what products run in: float32 for a model that, as the first forward shows, does not run lower."""
+        modules = () if self._view is None else self._view.modules()
+        return next((module.low for module in modules if isinstance(module, Lowered)), torch.float32)
+
     def _fill(self) -> None:
         """Copy the model's present weights and buffers into the derived ones."""
         if self._copy is None:
