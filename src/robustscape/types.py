@@ -6,7 +6,8 @@ unit, losses are nats per example, errors and accuracies are fractions in [0, 1]
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias, runtime_checkable
 
@@ -195,6 +196,22 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
+class Staged(Protocol):
+    """What an ``Objective`` also has that makes something of a step's batch, or of its attack, before the attack."""
+
+    def stage(self, batch: Batch, rng: Streams, done: int, total: int) -> tuple[Batch, Attack]:
+        """Return what is attacked and trained on in place of the batch, and by which attack, at its full eps.
+
+        Args:
+            batch: The step's examples, of a rank its share.
+            rng: The step's random numbers, of the batch's examples.
+            done: Steps taken so far.
+            total: Steps of the whole training.
+        """
+        ...
+
+
 class WeightLoss(Protocol):
     """A loss as a function of the weights that a model carries right now."""
 
@@ -223,6 +240,11 @@ class WeightPerturbation(Protocol):
     @property
     def decay_at(self) -> Literal["w", "w+v"]:
         """Where weight decay reads the weights: the method's own (w) or its code's (w+v)."""
+        ...
+
+    @property
+    def statistics(self) -> Literal["w+v", "w", "every"]:
+        """Which forwards move BatchNorm's running statistics: the trained one, one at w in its place, or every one."""
         ...
 
     def __call__(self, model: nn.Module, loss: WeightLoss, *, rng: Streams | None = None) -> Params:
@@ -255,6 +277,26 @@ class Optimizer(Protocol):
 
     def build(self, model: nn.Module) -> Any:
         """Return the ``torch.optim.Optimizer`` over the model's parameters."""
+        ...
+
+
+@runtime_checkable
+class Exploring(Protocol):
+    """What an ``Optimizer`` also has that takes several batches a step: it looks around the weights before it moves."""
+
+    @property
+    def batches(self) -> int:
+        """Batches of a step, at least 1; an epoch's last step has those that are left."""
+        ...
+
+    def walking(
+        self, model: nn.Module, optimizer: Any, *, steps: float, rng: Streams
+    ) -> AbstractContextManager[Callable[[], None]]:
+        """Let the block walk: what it is given moves the weights by the gradient in their ``.grad``.
+
+        After the block the weights have their old bits again, on error too, and ``.grad`` is what ``optimizer``, made
+        by ``build``, is to step by. ``steps`` is how many steps were taken before.
+        """
         ...
 
 

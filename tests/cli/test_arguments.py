@@ -173,7 +173,7 @@ def test_contract_components_in_a_dictionary_have_options_too():
     ("arguments", "words"),
     [
         (("--weights", "apw"), "no WeightPerturbation called 'apw' .did you mean awp"),
-        (("--weights",), "--weights needs a name, one of awp"),
+        (("--weights",), "--weights needs a name, one of amp"),
         (("--weights", "--seed", "1"), "--weights needs a name"),
         (("--weights", "awp.offical"), "no preset 'offical' .did you mean official"),
         (("--data", "none"), "--data cannot be none; there are: "),
@@ -210,7 +210,7 @@ def test_contract_help_explains_every_field_with_its_default(capsys):
         "What moves the weights. (default: none)",
         "Radius in pixel units, where 1 is the whole range: 8/255, not 8.",
         "--objective {",
-        "--weights {awp,awp.official,rwp,none}",
+        "--weights {amp,amp.official,asam,",
         "What is minimised. AT: ",
     ):
         assert words in text

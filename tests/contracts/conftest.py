@@ -51,6 +51,11 @@ def _params(protocol):
             yield from (pytest.param(other, id=f"{name}-{change}") for change, other in _variants(value))
 
 
+def _later(param):
+    """A preset where every member meets every member of another room: what all pairs come to is slow to try."""
+    return pytest.param(*param.values, id=param.id, marks=[*param.marks, *[pytest.mark.slow] * ("." in param.id)])
+
+
 def _variants(value):
     """The component with every other choice of its closed fields, each with two restarts where it has restarts."""
     more = {"restarts": 2} if hasattr(value, "restarts") else {}
@@ -61,9 +66,10 @@ def _variants(value):
 
 
 def pytest_generate_tests(metafunc):
-    for argument, protocol in ARGUMENTS.items():
-        if argument in metafunc.fixturenames:
-            metafunc.parametrize(argument, list(_params(protocol)))
+    asked = [argument for argument in ARGUMENTS if argument in metafunc.fixturenames]
+    for place, argument in enumerate(asked):
+        made = list(_params(ARGUMENTS[argument]))
+        metafunc.parametrize(argument, [_later(param) for param in made] if place else made)
     if "component" in metafunc.fixturenames:
         pairs = [(protocol, name) for protocol in ROOMS for name in _names(protocol)]
         values = [pytest.param(named(*pair), id=f"{ROOMS[pair[0]]}-{pair[1]}") for pair in pairs]

@@ -51,7 +51,7 @@ def test_contract_writes_neither_weights_nor_gradients(objective, network, batch
 
 
 def test_contract_one_step_composes_with_every_weight_perturbation(objective, perturbation, network, batch, twin):
-    """The weights move, every loss is finite, and the perturbation's own forwards do not count for BatchNorm."""
+    """The weights move, every loss is finite, and no more forwards count for BatchNorm than are meant to."""
     some = batch(8)
     model = objective.prepare(network())
     alone = twin(model)
@@ -63,7 +63,8 @@ def test_contract_one_step_composes_with_every_weight_perturbation(objective, pe
         assert "total" in log.loss
     assert all(not torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert any(not torch.equal(p, q) for p, q in zip(model.parameters(), alone.parameters(), strict=True))
-    assert int(model.bn1.num_batches_tracked) == int(alone.bn1.num_batches_tracked) > 1
+    forwards, plain = int(model.bn1.num_batches_tracked), int(alone.bn1.num_batches_tracked)
+    assert plain > 1 and (forwards > plain if perturbation.statistics == "every" else forwards == plain)
 
 
 def test_contract_one_step_is_deterministic(objective, perturbation, network, batch, twin):

@@ -29,7 +29,6 @@ from robustscape.training.loop import Epoch, Step
 from robustscape.training.optimizers.adam import Adam
 from robustscape.types import BadInput, Diverged
 
-
 KEPT = ("epoch-0000", "epoch-0001", "epoch-0002")
 
 

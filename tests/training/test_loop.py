@@ -20,7 +20,11 @@ from robustscape.training.checkpoints import digest, load_state, save_state, sav
 from robustscape.training.log import EpochLog, TrainingLog, read_log, write_log
 from robustscape.training.loop import Epoch, Step, fit, start
 from robustscape.training.optimizers.adam import Adam
+from robustscape.training.optimizers.adamw import AdamW
+from robustscape.training.optimizers.entropy_sgd import EntropySGD
 from robustscape.training.optimizers.sgd import SGD
+from robustscape.training.schedules.periodic import Periodic
+from robustscape.training.schedules.rise import Rise
 from robustscape.training.settings import Training
 from robustscape.types import BadInput, Diverged, Images
 from robustscape.weights.awp import AWP
@@ -111,6 +115,67 @@ def test_end_to_end_stopped_anywhere_and_resumed_gives_the_same_bits(tmp_path, o
     timeless = [replace(log, seconds=0, tracking_seconds=0, examples_per_second=0) for log in logs]
     resumed_timeless = [replace(log, seconds=0, tracking_seconds=0, examples_per_second=0) for log in resumed_logs]
     assert resumed_timeless == timeless[-len(resumed_timeless) :]
+
+
+WAYS = {
+    "adamw": dict(optimizer=AdamW(lr=0.01)),
+    "entropy-sgd": dict(optimizer=EntropySGD(steps=2, weight_decay=0.01, momentum=0.5), clip_weights=0.4),
+    "entropy-sgd, the code": dict(optimizer=replace(EntropySGD.official(), steps=1), statistics="clean", ema=None),
+    "swa": dict(ema=None, swa_start=1, swa_lr=0.05, l1=1e-4),
+    "swa, cyclic": dict(ema=None, swa_start=1, swa_every=2, swa_lr=0.02, swa_lr_from=0.1, statistics="adversarial"),
+    "pas": dict(lr=Periodic(resets=(1 / 3,)), eps=Periodic(of=Rise(), resets=(1 / 3,)), schedules="epoch", l2=1e-3),
+    "clipped": dict(clip_gradient=0.1, statistics="clean", statistics_batches=1),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("stop", [1, 3, 6])
+def test_end_to_end_every_way_of_stepping_resumes_to_the_same_bits(tmp_path, way, stop):
+    settings = replace(SETTINGS, **WAYS[way], track=0)
+    whole, events = _fit(settings, tracked={})
+    assert sum(isinstance(event, Epoch) for event in events) == 3 and whole.done == 9
+    part, events = _fit(settings, tracked={})
+    for event in events:
+        if isinstance(event, Step) and event.done >= stop:
+            break
+    save_state(part, tmp_path / "state.safetensors")
+    resumed = start(_net(), OBJECTIVE, settings)
+    load_state(resumed, tmp_path / "state.safetensors")
+    assert sum(1 for _ in _fit(settings, state=resumed, tracked={})[1]) > 0
+    assert digest(resumed.model) == digest(whole.model)
+    assert digest(resumed.kept) == digest(whole.kept)
+
+
+def test_closed_form_weights_are_averaged_from_an_epoch_on():
+    settings = replace(SETTINGS, epochs=6, ema=None, swa_start=2, swa_every=2, track=0)
+    state, events = _fit(settings, tracked={})
+    ends = []
+    for event in events:
+        if isinstance(event, Epoch):
+            ends.append([p.detach().clone() for p in state.model.parameters()])
+            epoch = event.log.epoch
+            taken = [ends[k - 1] for k in (2, 4, 6) if k <= epoch] or [ends[-1]]
+            means = [torch.stack(values).mean(0) for values in zip(*taken, strict=True)]
+            kept = list(state.kept.parameters())
+            assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(kept, means, strict=True)), epoch
+    assert digest(state.kept) != digest(state.model)
+
+
+def test_closed_form_a_step_of_several_batches_ends_with_its_epoch():
+    settings = replace(SETTINGS, optimizer=EntropySGD(steps=2), track=0)
+    _, events = _fit(settings, tracked={})
+    events = list(events)
+    assert [event.done for event in events if isinstance(event, Step)] == [2, 3, 5, 6, 8, 9]
+    logs = [event.log for event in events if isinstance(event, Epoch)]
+    assert [log.step for log in logs] == [3, 6, 9]
+
+
+@pytest.mark.parametrize("optimizer", [EntropySGD(steps=2), replace(EntropySGD.official(), steps=2)])
+def test_end_to_end_entropy_sgd_learns_a_separable_set(optimizer):
+    settings = replace(SETTINGS, epochs=12, ema=None, optimizer=optimizer, statistics="clean")
+    _, events = _fit(settings)
+    last = [event for event in events if isinstance(event, Epoch)][-1].log
+    assert last.tracked["train"].robust_accuracy == 1.0
 
 
 def test_contract_tracking_changes_nothing():

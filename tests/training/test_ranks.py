@@ -35,11 +35,13 @@ from robustscape.recipes.run import Run
 from robustscape.runtime import TRUTH, Runtime
 from robustscape.runtime.launching import launch
 from robustscape.runtime.ranks import RankLost, rank, world
+from robustscape.training.averaging import estimate_statistics
 from robustscape.training.loop import Epoch, fit, start
 from robustscape.training.method import method
+from robustscape.training.optimizers.entropy_sgd import EntropySGD
 from robustscape.training.optimizers.sgd import SGD
 from robustscape.training.settings import Training
-from robustscape.training.step import step
+from robustscape.training.step import long_step, step
 from robustscape.types import BadInput, Batch, Images
 from robustscape.weights.awp import AWP
 
@@ -56,6 +58,7 @@ class Noted:
     found: list[Any]
     warmup: float = 0.0
     decay_at: str = "w+v"
+    statistics: str = "w+v"
 
     def __call__(self, model, loss, *, rng=None):
         v = AWP(gamma=0.1, steps=2, alternations=2)(model, loss, rng=rng)
@@ -92,6 +95,28 @@ def _statistics() -> torch.Tensor:
     how = method(model, Natural(), None, settings, TRUTH)
     step(how, settings.optimizer.build(model), _batch(7, torch.float64), 0, 10, seed=5)
     return dict(model.named_buffers())["0.running_mean"]
+
+
+def _walked() -> dict[str, Any]:
+    """Take two steps of Entropy-SGD, penalised and clipped."""
+    model = LeNet(width=2).build(image=SHAPE, classes=3, seed=0).double()
+    optimizer = EntropySGD(steps=2, gamma=0.2, noise=0.01, weight_decay=0.01)
+    settings = Training(epochs=1, optimizer=optimizer, l1=1e-3, l2=1e-2, clip_gradient=0.2, clip_weights=0.3)
+    how, built = method(model, AT(attack=ATTACK), None, settings, TRUTH), optimizer.build(model)
+    pair = [_batch(7, torch.float64)] * 2
+    logs = [long_step(how, built, pair, done, 10, seed=5) for done in (0, 2)]
+    return {"state": dict(model.state_dict()), "v": [], "logs": [vars(log) for log in logs]}
+
+
+def _estimated() -> torch.Tensor:
+    """Return running mean and variance, estimated on three batches of different sizes."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 3)).double()
+    how = method(model, Natural(), None, Training(epochs=1, statistics="clean"), TRUTH)
+    some = [_batch(n, torch.float64) for n in (3, 8, 5)]
+    estimate_statistics(model, how, some, seed=5, done=0, runtime=TRUTH)
+    buffers = dict(model.named_buffers())
+    return torch.cat([buffers["0.running_mean"], buffers["0.running_var"]])
 
 
 def _images(n: int) -> Images:
@@ -153,7 +178,7 @@ COUNTED = {"attack_mode": "train", "attack_statistics": "counted"}
 def _everything(out: Path) -> None:
     found: dict[str, Any] = {name: _steps(*case) for name, case in PLAIN.items()}
     found["normalised"], found["counted"] = _steps(*NORMALISED), _steps(*NORMALISED, **COUNTED)
-    found["running mean"] = _statistics()
+    found["running mean"], found["walked"], found["estimated"] = _statistics(), _walked(), _estimated()
     found["training"], found["evaluated"] = _training(), _evaluated()
     found["measured"] = _measured(out / f"partial-{world()}")
     torch.save(found, out / f"{rank()}-of-{world()}.pt")
@@ -243,6 +268,24 @@ def test_closed_form_running_means_are_of_the_whole_batch(found):
     expected = float(0.1 * _batch(7, torch.float64).x.mean())
     for part in found:
         assert float(part["running mean"]) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.slow
+def test_reference_entropy_sgd_on_two_ranks_is_one_process_on_the_whole_batches(found):
+    alone, first, second = (part["walked"] for part in found)
+    assert _same_bits(first, second)
+    for name, value in alone["state"].items():
+        assert torch.allclose(value, first["state"][name], rtol=0, atol=1e-12), name
+    for mine, theirs in zip(alone["logs"], first["logs"], strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-12)
+
+
+@pytest.mark.slow
+def test_reference_statistics_estimated_by_ranks_are_those_of_one_process(found):
+    alone, first, second = (part["estimated"] for part in found)
+    assert torch.equal(first, second) and torch.allclose(alone, first, rtol=0, atol=1e-12)
+    means = [float(_batch(n, torch.float64).x.mean()) for n in (3, 8, 5)]
+    assert float(alone[0]) == pytest.approx(sum(n * mean for n, mean in zip((3, 8, 5), means, strict=True)) / 16)
 
 
 @pytest.mark.slow

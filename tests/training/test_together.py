@@ -17,6 +17,7 @@ from robustscape.runtime import TRUTH
 from robustscape.training.checkpoints import digest, load_state, save_state
 from robustscape.training.loop import Epoch, Step, fit, start
 from robustscape.training.optimizers.adam import Adam
+from robustscape.training.optimizers.entropy_sgd import EntropySGD
 from robustscape.training.optimizers.sgd import SGD
 from robustscape.training.schedules.linear import Linear as LinearSchedule
 from robustscape.training.settings import Training
@@ -202,6 +203,10 @@ def test_contract_what_cannot_be_trained_together_is_refused():
     assert not fits_together(models, batch, settings=train, **ask)
     with pytest.raises(BadInput, match="train mode"):
         next(fit_together(states, loaders, **(how | {"settings": train}), **others))
+    several = replace(SETTINGS, optimizer=EntropySGD(steps=2))
+    assert not fits_together(models, batch, settings=several, **ask)
+    with pytest.raises(BadInput, match="one network by one"):
+        next(fit_together(states, loaders, **(how | {"settings": several}), **others))
     with pytest.raises(BadInput, match="equally long"):
         short = Loader(images=_images(16), batch_size=16, seed=0)
         next(fit_together(states, [*loaders[:2], short], **how, **others))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +13,10 @@ from torch import nn
 from robustscape.types import BadInput
 from robustscape.weights.awp import AWP
 from robustscape.weights.space import gradient
+
+spec = importlib.util.spec_from_file_location("naive", Path(__file__).with_name("naive.py"))
+naive = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(naive)
 
 
 class _Loss:
@@ -92,6 +100,115 @@ def test_closed_form_a_zero_gradient_gives_a_zero_perturbation():
 
 def test_contract_settings():
     assert AWP.official() == AWP(gamma=0.01, decay_at="w+v")
+    assert AWP.official_trades() == AWP(gamma=0.005, warmup=9, decay_at="w+v")
     for wrong in (dict(gamma=0), dict(gamma=1.5), dict(steps=0), dict(alternations=0), dict(warmup=-1)):
         with pytest.raises(BadInput):
             AWP(**wrong)
+    with pytest.raises(BadInput, match="AWP's unit is one of 'layer', 'filter', 'network', not 'channel'"):
+        AWP(unit="channel")
+
+
+# -- one step of training ------------------------------------------------------------------------------
+
+
+def _by_layer(awp):
+    """The paper's Algorithm 1, layer by layer; of several steps each is a part of the radius."""
+
+    def search(now, w, x_adv):
+        v = {name: torch.zeros_like(value) for name, value in w.items() if value.ndim > 1}
+        for alternation in range(awp.alternations):
+            x_adv = now.attacked(v, "refresh", alternation) if alternation else x_adv
+            for _ in range(awp.steps):
+                slope = now.slope(v, x_adv)
+                for name in v:
+                    radius = awp.gamma * w[name].norm()
+                    v[name] = v[name] + radius / awp.steps * slope[name] / slope[name].norm()
+                    v[name] = v[name] / max(1, v[name].norm() / radius)
+        return v, x_adv
+
+    return search
+
+
+def _of_the_code(gamma):
+    """The authors' code: the difference that a step of SGD on a copy makes, rescaled."""
+
+    def search(now, w, x_adv):
+        v = {}
+        for name, slope in now.slope({}, x_adv).items():
+            if w[name].ndim > 1:
+                difference = (w[name] + 0.01 * slope) - w[name]
+                v[name] = gamma * w[name].norm() / (difference.norm() + 1e-20) * difference
+        return v, x_adv
+
+    return search
+
+
+@pytest.mark.parametrize("trades", [False, True])
+@pytest.mark.parametrize("statistics", ["w+v", "w", "every"])
+def test_reference_one_step_of_the_paper_float64(statistics, trades):
+    awp = AWP(gamma=0.02, statistics=statistics)
+    naive.assert_equal(awp, _by_layer(awp), trades=trades)
+
+
+@pytest.mark.parametrize("statistics", ["w+v", "w", "every"])
+def test_reference_several_steps_and_alternations_float64(statistics):
+    awp = AWP(gamma=0.1, steps=2, alternations=2, statistics=statistics)
+    naive.assert_equal(awp, _by_layer(awp))
+
+
+@pytest.mark.parametrize(("awp", "trades"), [(AWP.official(), False), (AWP.official_trades(), True)])
+def test_reference_one_step_of_the_authors_code_float64(awp, trades):
+    naive.assert_equal(replace(awp, warmup=0), _of_the_code(awp.gamma), trades=trades)
+
+
+def test_reference_filter_wise_float64():
+    def search(now, w, x_adv):
+        v = {}
+        for name, slope in now.slope({}, x_adv).items():
+            if w[name].ndim > 1:
+                rows = [0.02 * f.norm() * g / g.norm() for f, g in zip(w[name], slope, strict=True)]
+                v[name] = torch.stack(rows)
+        return v, x_adv
+
+    naive.assert_equal(AWP(gamma=0.02, unit="filter"), search)
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_reference_global_float64(norm):
+    order = int(norm[1])
+
+    def search(now, w, x_adv):
+        slope = {name: value for name, value in now.slope({}, x_adv).items() if w[name].ndim > 1}
+        of_w = torch.cat([w[name].flatten() for name in slope]).norm(order)
+        of_slope = torch.cat([value.flatten() for value in slope.values()]).norm(order)
+        return {name: 0.02 * of_w / of_slope * value for name, value in slope.items()}, x_adv
+
+    naive.assert_equal(AWP(gamma=0.02, unit="network", norm=norm), search)
+
+
+def test_reference_measured_by_l1_float64():
+    def search(now, w, x_adv):
+        slope = now.slope({}, x_adv)
+        v = {n: 0.02 * w[n].abs().sum() * slope[n] / slope[n].abs().sum() for n in w if w[n].ndim > 1}
+        return v, x_adv
+
+    naive.assert_equal(AWP(gamma=0.02, norm="l1"), search)
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+@pytest.mark.parametrize("unit", ["layer", "filter", "network"])
+def test_closed_form_no_unit_leaves_its_ball(unit, norm):
+    net, order = _net(), int(norm[1])
+
+    def curved(model):
+        return _linear(model) - 300 * (model[0].weight ** 2).sum() - 300 * (model[2].weight ** 2).sum()
+
+    v = AWP(gamma=0.3, steps=3, alternations=2, unit=unit, norm=norm)(net, _Loss(net, curved))
+    w = {name: p.detach() for name, p in net.named_parameters() if name in v}
+    cut = {
+        "layer": lambda params: [p.flatten() for p in params.values()],
+        "filter": lambda params: [row for p in params.values() for row in p],
+        "network": lambda params: [torch.cat([p.flatten() for p in params.values()])],
+    }[unit]
+    ratios = [float(a.norm(order) / b.norm(order)) for a, b in zip(cut(v), cut(w), strict=True)]
+    assert 0 < max(ratios) <= 0.3 * (1 + 1e-12)

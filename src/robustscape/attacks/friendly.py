@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robustscape.attacks._common import Health, check, fraction, gradient, labels, told
+from robustscape.attacks._common import Health, check, fraction, gradient, told
 from robustscape.attacks.losses import CrossEntropy, aimed
 from robustscape.attacks.threat import ThreatModel, per_example, refuse_l1
 from robustscape.modes import evaluating
@@ -21,7 +21,7 @@ _LOOK_EVERY = 2  # steps between two looks at which examples have ended: each wa
 
 @dataclass(frozen=True, kw_only=True)
 class Friendly:
-    """PGD-K-tau (Zhang 2020, https://arxiv.org/abs/2002.11242, Algorithm 1): ``tau`` steps after the first error it ends.
+    """PGD-K-tau (Zhang 2020, https://arxiv.org/abs/2002.11242, Algorithm 1): ends ``tau`` steps after the first error.
 
     The steps are those of PGD. Before each, an example that is misclassified ends the search if it was so ``tau``
     times before, and counts otherwise. At most ``steps`` forward and backward passes, in eval mode; ended examples
@@ -65,8 +65,8 @@ class Friendly:
             raise BadInput(f"Friendly needs at least 1 step, not {self.steps}")
         if self.tau < 0:
             raise BadInput(f"tau counts misclassified iterates and is at least 0, not {self.tau}")
-        size = self._size()
-        if not size > 0 and self.threat.eps > 0:
+        size = self.relative_step if self.step_size is None else self.step_size
+        if not size > 0:
             raise BadInput(f"the step size of Friendly must be above 0, not {size:g}")
         if self.step_size is not None and self.threat.norm == "linf" and self.step_size > 1:
             raise BadInput(
@@ -113,6 +113,10 @@ class Friendly:
             Diverged: the model gave NaN.
         """
         check(x, y)
+        if y.ndim != 1 or y.is_floating_point():
+            raise BadInput(
+                f"early-stopped PGD knows by one label for each input where to end, not {tuple(y.shape)} of {y.dtype}"
+            )
         rng, health = rng or numbered(x, "friendly"), Health(x)
         looks = self.steps + (self.result == "misclassified")
         with evaluating(model):
@@ -124,7 +128,7 @@ class Friendly:
                 ends = step == self.steps
                 loss, logits, slope = gradient(model, self.loss, here[rows], target[rows], backward=not ends)
                 health.watch(loss, loss if ends else slope)
-                search.judge(here[rows], loss, logits.argmax(dim=1) != labels(y[rows]))
+                search.judge(here[rows], loss, logits.argmax(dim=1) != y[rows])
                 if ends:
                     break
                 moved = here[rows] + self._size() * self.threat.steepest(slope)

@@ -47,7 +47,7 @@ class Evaluate:
     Attributes:
         settings: The attacks and examples that judge; by default the run's own.
         look: Which data, network and machine.
-        checkpoint: Which checkpoints of a run: last, best (on validation), best_on_test, epoch-0010.
+        checkpoint: Which checkpoints of a run: last, best (on validation), best_on_test, epoch-0010, snapshot-1, or ensemble (of all snapshots).
         processes: Processes of one thread each that share the examples, on the CPU; 0 for as many as a trial shows to
             be faster than one process with all threads, where there is a minute of work or more.
         keep_adversarial: Write the inputs that fooled the network beside the results, to be tried on others.
@@ -250,6 +250,9 @@ def _show(rows: dict[tuple[str, str, str], list[Evaluation]], options: Evaluate)
     if attacks := attack_table(rows):
         out("\n" + attack_lines(attacks, width=terminal_width()).rstrip("\n"))
     for names, results in rows.items():
+        for search in results[0].searches:
+            if search.note:
+                out(f"\n{names[0]}, {names[1]}: {search.name}: {search.note}")
         for finding in results[0].findings:
             if finding.fired:
                 out(f"\n! {names[0]}, {names[1]}: {finding.name}: {finding.evidence}")

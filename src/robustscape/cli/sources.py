@@ -162,13 +162,19 @@ def splits_of(source: Source, look: Look) -> Splits:
 def model_of(source: Source, look: Look, checkpoint: str, images: Images) -> nn.Module:
     """Return the model, in eval mode, on the device, the same on every rank; what it does not say the images tell.
 
-    One that came from elsewhere and is no better than chance on the first images is said to be so.
+    The checkpoint "ensemble" of a run is that of all its snapshots. A model that came from elsewhere and is no better
+    than chance on the first images is said to be so.
 
     Raises:
-        BadInput: weights that fit no network, or a model that cannot be loaded.
+        BadInput: weights that fit no network, a model that cannot be loaded, or an ensemble without snapshots.
     """
+    from robustscape.models.ensemble import Ensemble
     from robustscape.models.loading import describe, load
+    from robustscape.training.snapshots import snapshots_in
 
+    if source.run is not None and checkpoint == "ensemble":
+        names = snapshots_in(Path(source.text) / "checkpoints")
+        return Ensemble(model_of(source, look, name, images) for name in names).eval()
     about = describe(source.text, checkpoint=checkpoint)
     channels, height, width = images.x.shape[1:]
     with warnings.catch_warnings():

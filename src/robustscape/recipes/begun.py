@@ -12,6 +12,7 @@ from torch import nn
 from robustscape.config import to_plain
 from robustscape.data.batches import Loader
 from robustscape.data.splits import on_device
+from robustscape.objectives.rst import RST
 from robustscape.recipes.folder import clear, forget, held, log_up_to, warn_of_change
 from robustscape.recipes.run import Run
 from robustscape.results import SCHEMA, provenance, write_json
@@ -56,6 +57,8 @@ class Begun:
         for checkpoint in self._names(event):
             note = {"selected": "on test, as the papers do"} if checkpoint == "best_on_test" else {}
             forget(self.out / "results", checkpoint)
+            if checkpoint.startswith("snapshot-"):
+                forget(self.out / "results", "ensemble")
             save_weights(state.kept, folder / f"{checkpoint}.safetensors", metadata | note)
         self.log = TrainingLog(epochs=(*self.log.epochs, entry))
         write_log(self.out / "log.jsonl", self.log)
@@ -71,6 +74,8 @@ class Begun:
             yield "best_on_test"
         if every and epoch % every == 0:
             yield f"epoch-{epoch:04d}"
+        if snapshot := self.run.training.snapshot_after(epoch):
+            yield snapshot
 
 
 def prepared(run: Run, out: Path, name: str, decision: Decision | None) -> Begun:
@@ -79,6 +84,11 @@ def prepared(run: Run, out: Path, name: str, decision: Decision | None) -> Begun
         raise BadInput(
             f"the run is for {run.runtime.devices} devices, and {world()} process(es) are here; did you mean "
             "`robustscape train`, torchrun or runtime.launching.launch, which start them?"
+        )
+    if isinstance(run.objective, RST):
+        raise BadInput(
+            "RST needs unlabelled images in its batches, and a run has labelled ones alone; mix both with "
+            "data.mixed.MixedLoader and train with training.loop.fit from Python, or take --objective trades"
         )
     document = held(run, out)
     if document is not None and is_first():

@@ -59,8 +59,9 @@ class Trained:
         """Refuse what cannot be meant."""
         if self.adversary not in ("pgd", "noise"):
             raise BadInput(f"adversary {self.adversary!r} is not one of pgd, noise")
-        if self.training.ema is not None:
-            raise BadInput(f"training.ema is {self.training.ema:g}, but weights are not averaged here; leave it out")
+        for name in ("ema", "swa_start"):
+            if (value := getattr(self.training, name)) is not None:
+                raise BadInput(f"training.{name} is {value:g}, but weights are not averaged here; leave it out")
         self.attack(self.train_steps)
         self.attack(self.test_steps)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,9 @@ T = TypeVar("T")
 class BatchLoss:
     """The objective over one batch as a function of the weights: a ``WeightLoss``.
 
-    Forwards run in train mode, as training's own; what they do to running statistics is taken back. Of several
-    ranks each is given its share of the batch, and all get the means over the whole, the same bits.
+    Forwards run in train mode, as training's own; what they do to running statistics is taken back, unless
+    ``counted`` keeps it. Of several ranks each is given its share of the batch, and all get the means over the whole,
+    the same bits.
 
     Args:
         how: The method.
@@ -34,6 +35,7 @@ class BatchLoss:
         attack: What makes them anew, None for nothing.
         rng: Random numbers of that.
         weight: How many examples this rank's means count as; None for as many as there are.
+        counted: Which evaluations of the loss move running statistics: "none", the "first", or "every".
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class BatchLoss:
         rng: Streams,
         *,
         weight: int | None = None,
+        counted: Literal["none", "first", "every"] = "none",
     ) -> None:
         self.how = how
         self.batch = batch
@@ -53,11 +56,13 @@ class BatchLoss:
         self.attack = attack
         self.rng = rng
         self.refreshed = 0
+        self.counted = counted
+        self.evaluated = 0
 
     def value(self) -> Tensor:
         """Return the mean loss at the present weights, a scalar."""
         model = self.how.model
-        with torch.no_grad(), training(model), frozen_statistics(model):
+        with torch.no_grad(), training(model), self._statistics():
             shares = losses(self.how, self.batch, self.x_adv, lambda loss, share: share * loss.total)
             return mean_over_ranks([torch.stack(list(shares)).sum()], self.weight)[0]
 
@@ -69,7 +74,7 @@ class BatchLoss:
         def slope_of(loss: Loss, share: float) -> Params:
             return gradient(share * loss.total, model, names)
 
-        with training(model), frozen_statistics(model):
+        with training(model), self._statistics():
             for slope in losses(self.how, self.batch, self.x_adv, slope_of):
                 slopes = {name: slopes[name] + value if slopes else value for name, value in slope.items()}
         return dict(zip(slopes, mean_over_ranks(list(slopes.values()), self.weight), strict=True))
@@ -79,6 +84,12 @@ class BatchLoss:
         if self.attack is not None:
             self.refreshed += 1
             self.x_adv = attacked(self.how, self.batch, self.attack, self.rng.tag("refresh", self.refreshed))
+
+    def _statistics(self) -> AbstractContextManager[None]:
+        """Keep what the next evaluation does to running statistics if it is counted, else take it back."""
+        self.evaluated += 1
+        kept = self.counted == "every" or (self.counted == "first" and self.evaluated == 1)
+        return nullcontext() if kept else frozen_statistics(self.how.model)
 
 
 def attacked(how: Method, batch: Batch, attack: Attack, rng: Streams) -> Tensor:

@@ -28,7 +28,7 @@ class EpochLog:
 
     Attributes:
         epoch: Number of the epoch that just ended, from 1.
-        step: Optimiser steps taken so far.
+        step: Batches used so far: optimiser steps, unless the optimiser takes several a step.
         lr: Learning rate of the epoch's last step.
         eps: Radius that its last step attacked with, None without an attack.
         loss: Mean over the epoch's batches of "total" and of each part of the objective's loss, nats.

@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from robustscape.runtime import FastView, PlainView, Runtime, fast
-from robustscape.training.averaging import average_of, update_average
+from robustscape.training.averaging import (
+    average_of,
+    estimate_statistics,
+    normalisations,
+    take_into_average,
+    update_average,
+)
 from robustscape.training.log import EpochLog, Tracked
 from robustscape.training.method import Method, method
 from robustscape.training.settings import Training
-from robustscape.training.step import StepLog, step
+from robustscape.training.step import StepLog, long_step, step
 from robustscape.training.tracking import track
-from robustscape.types import Attack, Batch, Batches, Diverged, Images, Objective, Params, WeightPerturbation
+from robustscape.types import (
+    Attack,
+    BadInput,
+    Batch,
+    Batches,
+    Diverged,
+    Exploring,
+    Images,
+    Objective,
+    Params,
+    WeightPerturbation,
+)
 from robustscape.weights.space import copied, norm, select
 
 
@@ -30,7 +48,7 @@ class State:
         optimizer: Its optimiser.
         average: The averaged network, None without averaging.
         initial: The parameters at the start.
-        done: Steps taken.
+        done: Batches used: steps taken, unless the optimiser takes several a step.
         epoch: Epochs ended, tracked and logged.
         examples: Training examples seen in the present epoch.
         seconds: Wall-clock seconds of the present epoch's steps.
@@ -53,13 +71,14 @@ class State:
 
     @property
     def kept(self) -> nn.Module:
-        """The network that is tracked, chosen and kept: the averaged one where there is one."""
-        return self.model if self.average is None else self.average
+        """The network that is tracked, chosen and kept: the averaged one where there is one, without further heads."""
+        network = self.model if self.average is None else self.average
+        return vars(network).get("without_heads", network)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One step is done: ``done`` of ``total``, in epoch ``epoch`` (from 1); ``log`` says what it did."""
+    """One step is done: ``done`` of ``total`` batches, in epoch ``epoch`` (from 1); ``log`` says what it did."""
 
     epoch: int
     done: int
@@ -76,12 +95,23 @@ class Epoch:
 
 
 def start(model: nn.Module, objective: Objective, settings: Training) -> State:
-    """Return the state before the first step. The model is trained in place, as ``objective.prepare`` gives it."""
+    """Return the state before the first step. The model is trained in place, as ``objective.prepare`` gives it.
+
+    Raises:
+        BadInput: the settings do not fit the network or the objective.
+    """
     trained = objective.prepare(model)
+    if settings.statistics in ("clean", "adversarial") and not normalisations(trained):
+        raise BadInput(
+            f"training.statistics is {settings.statistics!r}, but the network has no BatchNorm to estimate them for; "
+            "leave it out"
+        )
+    if settings.statistics == "adversarial" and objective.attack is None:
+        raise BadInput("training.statistics is 'adversarial', but the objective has no attack; did you mean clean?")
     return State(
         model=trained,
         optimizer=settings.optimizer.build(trained),
-        average=None if settings.ema is None else average_of(trained),
+        average=None if settings.ema is None and settings.swa_start is None else average_of(trained),
         initial=copied(select(trained, "all")),
     )
 
@@ -121,44 +151,81 @@ def fit(
         source = batches.epoch(state.epoch, state.done - state.epoch * len(batches))
         while True:
             clock = time.perf_counter()
-            batch = next(source, None)
-            if batch is None:
+            some = list(islice(source, batches_of_a_step(settings)))
+            if not some:
                 break
-            yield advance(state, how, batch, total, seed, began=clock)
+            yield advance(state, how, some, total, seed, began=clock)
+        settle(state, how, batches, seed, runtime)
         yield end_epoch(state, how, view, tracked, seed, runtime)
 
 
 def view_of_kept(state: State, how: Method, runtime: Runtime) -> FastView | PlainView:
     """Return the fast view of the network that is tracked."""
-    return how.view if state.average is None else fast(state.average, runtime)
+    return how.view if state.kept is how.model else fast(state.kept, runtime)
+
+
+def batches_of_a_step(settings: Training) -> int:
+    """Return how many batches a step takes; an epoch's last one has those that are left."""
+    return settings.optimizer.batches if isinstance(settings.optimizer, Exploring) else 1
 
 
 def advance(
-    state: State, how: Method, batch: Batch, total: int, seed: int, *, began: float, x_adv: Tensor | None = None
+    state: State,
+    how: Method,
+    batches: Sequence[Batch],
+    total: int,
+    seed: int,
+    *,
+    began: float,
+    x_adv: Tensor | None = None,
 ) -> Step:
-    """Take the next step of ``total`` and count it.
+    """Take the next step and count its batches.
 
     Args:
         state: Is changed.
         how: The method.
-        batch: The step's examples.
-        total: Steps of the whole training.
+        batches: The step's examples: one batch, unless the optimiser takes several.
+        total: Batches of the whole training.
         seed: Seed of every random number.
         began: When work on the step began, as ``time.perf_counter`` tells.
-        x_adv: Adversarial inputs at the present weights, where they are made already.
+        x_adv: Adversarial inputs of the one batch at the present weights, where they are made already.
 
     Raises:
         Diverged: a number that must be finite is not: says the epoch, the step and the part of the loss.
     """
     try:
-        log = step(how, state.optimizer, batch, state.done, total, seed, x_adv=x_adv)
+        if isinstance(how.settings.optimizer, Exploring):
+            log = long_step(how, state.optimizer, batches, state.done, total, seed)
+        else:
+            log = step(how, state.optimizer, batches[0], state.done, total, seed, x_adv=x_adv)
     except Diverged as error:
         where = f"epoch {state.epoch + 1}, step {state.done + 1}"
         raise Diverged(f"training stopped in {where}: {error}") from None
     if state.average is not None and how.settings.ema is not None:
         update_average(state.average, state.model, how.settings.ema)
-    _count(state, log, len(batch), time.perf_counter() - began)
+    _count(state, log, batches, time.perf_counter() - began)
     return Step(epoch=state.epoch + 1, done=state.done, total=total, log=log)
+
+
+def settle(state: State, how: Method, batches: Batches, seed: int, runtime: Runtime) -> None:
+    """Make what is kept of the epoch that ends: average weights, estimate running statistics, as the settings ask.
+
+    Args:
+        state: Is changed: at the end of an epoch, not yet counted.
+        how: The method.
+        batches: The training examples, of which the epoch's serve once more.
+        seed: Seed of every random number.
+        runtime: How to use the machine.
+    """
+    settings, number, clock = how.settings, state.epoch + 1, time.perf_counter()
+    if settings.swa_start is not None and state.average is not None:
+        taken, waited = divmod(max(0, number - settings.swa_start), settings.swa_every)
+        if not waited:
+            take_into_average(state.average, state.model, taken)
+    if settings.estimated != "training" and normalisations(state.kept):
+        some = batches.epoch(state.epoch)
+        estimate_statistics(state.kept, how, some, seed=seed, done=state.done, runtime=runtime)
+    state.seconds += time.perf_counter() - clock
 
 
 def end_epoch(
@@ -175,9 +242,9 @@ def end_epoch(
         raise Diverged(f"tracking after epoch {state.epoch + 1}, step {state.done}: {error}") from None
 
 
-def _count(state: State, log: StepLog, examples: int, seconds: float) -> None:
-    state.done += 1
-    state.examples += examples
+def _count(state: State, log: StepLog, batches: Sequence[Batch], seconds: float) -> None:
+    state.done += len(batches)
+    state.examples += sum(len(batch) for batch in batches)
     state.seconds += seconds
     reported = {f"loss.{name}": value for name, value in log.loss.items()} | {"gradient_norm": log.gradient_norm}
     for name, value in reported.items():

@@ -8,6 +8,7 @@ from typing import Literal
 from robustscape.training.optimizers.sgd import SGD
 from robustscape.training.schedules.constant import Constant
 from robustscape.training.schedules.piecewise import Piecewise
+from robustscape.training.snapshots import period_ends, snapshot
 from robustscape.types import Attack, BadInput, Optimizer, Schedule
 
 
@@ -21,8 +22,26 @@ class Training:
         optimizer: The optimiser, with the learning rate that ``lr`` multiplies.
         lr: Schedule of the learning rate, per step.
         eps: Schedule of the inner attack's eps, per step; 1 is the attack's own eps.
+        schedules: When ``lr`` and ``eps`` are asked: at every "step", or once an "epoch", at its beginning.
         ema: Decay of the exponential moving average of the weights per step, in [0, 1); None for none.
             With it, the averaged network is the one that is tracked, chosen and kept.
+        swa_start: Stochastic weight averaging: the first epoch, from 1, whose final weights are averaged; None for no
+            averaging. The average is tracked, chosen and kept; before, what is kept is the network itself.
+        swa_every: Epochs between two networks that are averaged, at least 1.
+        swa_lr: Learning rate from then on; None for that of ``lr``.
+        swa_lr_from: Where the learning rate falls from to ``swa_lr``, in every cycle of ``swa_every`` epochs; None
+            for a constant one.
+        statistics: BatchNorm's running statistics in what is kept: the "training" network's own, or estimated anew at
+            the end of every epoch on its "clean" or "adversarial" examples; "auto" is clean under SWA, else the
+            training's own.
+        statistics_batches: Batches that they are estimated on; None for all of the epoch's.
+        l1: Coefficient of the sum of |w| in the loss, at least 0; biases and normalisation are left out.
+        l2: Coefficient of half the sum of w^2, likewise.
+        clip_gradient: Most that the gradient's L2 norm may be, all parameters, above 0; None for no clipping.
+        clip_gradient_by: What is clipped: the whole gradient's "norm", or each "entry".
+        clip_weights: Most that a weight's absolute value may be after a step, above 0; None for no clipping.
+        clip_weights_of: Which weights: "all" parameters, as Stutz 2021 for a network whose normalisation stores its
+            scale less 1 (``stutz_resnet``), or "weights": those outside normalisation, biases left out.
         attack_mode: Mode that BatchNorm is in under the inner attack: "eval" or "train".
         attack_statistics: What attack forwards in train mode do to the running statistics: "frozen" takes
             it back, "counted" keeps it, as the code of Rice 2020 and Wu 2020 does.
@@ -35,6 +54,7 @@ class Training:
             robust where the objective attacks.
         keep_every: Epochs between kept checkpoints, with the initial weights as epoch-0000; 0 for none beside last
             and best.
+        snapshots: Also keep the network at the end of every period of ``lr`` and ``eps``, as snapshot-1, snapshot-2 ...
         best_on_test: Also keep the checkpoint that is best on test, marked "selected on test, as the
             papers do".
         checkpoint_seconds: Seconds between two saved states within an epoch, so that a kill loses no more.
@@ -45,7 +65,20 @@ class Training:
     optimizer: Optimizer = field(default_factory=SGD)
     lr: Schedule = field(default_factory=Piecewise)
     eps: Schedule = field(default_factory=Constant)
+    schedules: Literal["step", "epoch"] = "step"
     ema: float | None = None
+    swa_start: int | None = None
+    swa_every: int = 1
+    swa_lr: float | None = None
+    swa_lr_from: float | None = None
+    statistics: Literal["auto", "training", "clean", "adversarial"] = "auto"
+    statistics_batches: int | None = None
+    l1: float = 0.0
+    l2: float = 0.0
+    clip_gradient: float | None = None
+    clip_gradient_by: Literal["norm", "entry"] = "norm"
+    clip_weights: float | None = None
+    clip_weights_of: Literal["all", "weights"] = "all"
     attack_mode: Literal["eval", "train"] = "eval"
     attack_statistics: Literal["frozen", "counted"] = "frozen"
     track: int = 1000
@@ -54,6 +87,7 @@ class Training:
     track_every: int = 1
     select: Literal["auto", "robust", "clean"] = "auto"
     keep_every: int = 0
+    snapshots: bool = False
     best_on_test: bool = False
     checkpoint_seconds: float = 60.0
 
@@ -62,10 +96,58 @@ class Training:
         for name in ("epochs", "batch_size", "track_every"):
             if getattr(self, name) < 1:
                 raise BadInput(f"training.{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("track", "keep_every", "checkpoint_seconds"):
+        for name in ("track", "keep_every", "checkpoint_seconds", "l1", "l2"):
             if getattr(self, name) < 0:
                 raise BadInput(f"training.{name} must be at least 0, not {getattr(self, name)}")
         if self.best_on_test and not (self.track and self.track_test):
             raise BadInput("training.best_on_test needs the test set tracked: set track above 0 and track_test")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise BadInput(f"training.ema is the decay per step, in [0, 1), not {self.ema}; did you mean 0.999?")
+        for name in ("clip_gradient", "clip_weights", "statistics_batches"):
+            if (most := getattr(self, name)) is not None and not most > 0:
+                raise BadInput(f"training.{name} must be above 0, not {most:g}; None is for none")
+        self._check_swa()
+        if self.statistics_batches is not None and self.estimated == "training":
+            raise BadInput("training.statistics_batches counts what statistics are estimated on: choose statistics too")
+        if self.snapshots:
+            period_ends(self.epochs, self.lr, self.eps)
+
+    def _check_swa(self) -> None:
+        """Refuse averages that cannot be meant."""
+        if self.swa_start is None:
+            asked = [name for name in ("swa_lr", "swa_lr_from") if getattr(self, name) is not None]
+            if asked or self.swa_every != 1:
+                raise BadInput(
+                    f"training.{(asked or ['swa_every'])[0]} is of averaging that never begins: set training.swa_start "
+                    f"to an epoch, for example {max(1, round(0.75 * self.epochs))} of {self.epochs}"
+                )
+            return
+        if self.ema is not None:
+            raise BadInput(
+                "training.ema and training.swa_start are two averages, and one network is kept; leave one out"
+            )
+        if self.swa_every < 1:
+            raise BadInput(f"training.swa_every must be at least 1, not {self.swa_every}")
+        if not 1 <= self.swa_start <= self.epochs - self.swa_every:
+            raise BadInput(
+                f"training.swa_start is the first epoch to average, and a second comes {self.swa_every} later: in "
+                f"[1, {self.epochs - self.swa_every}] for {self.epochs} epochs, not {self.swa_start}"
+            )
+        if self.swa_lr is not None and not self.swa_lr > 0:
+            raise BadInput(f"training.swa_lr must be above 0, not {self.swa_lr:g}")
+        if self.swa_lr_from is not None and (self.swa_lr is None or self.swa_lr_from < self.swa_lr):
+            raise BadInput(
+                f"training.swa_lr_from is what falls to swa_lr, {self.swa_lr}, and cannot be {self.swa_lr_from:g}"
+            )
+
+    @property
+    def estimated(self) -> Literal["training", "clean", "adversarial"]:
+        """What BatchNorm's running statistics in what is kept are of."""
+        if self.statistics != "auto":
+            return self.statistics
+        return "training" if self.swa_start is None else "clean"
+
+    def snapshot_after(self, epoch: int) -> str | None:
+        """Return what the snapshot at the end of an epoch, from 1, is called; None where none is kept."""
+        ends = period_ends(self.epochs, self.lr, self.eps) if self.snapshots else ()
+        return snapshot(ends.index(epoch) + 1) if epoch in ends else None

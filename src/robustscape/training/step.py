@@ -6,15 +6,19 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from robustscape.modes import frozen_statistics
 from robustscape.runtime.ranks import mean_over_ranks, share, world
 from robustscape.streams import Streams
 from robustscape.training.batch_loss import BatchLoss, attacked, losses, rows_of
 from robustscape.training.method import Method
-from robustscape.types import Batch, Diverged, Loss, Params
+from robustscape.training.rates import learning_rate, radius
+from robustscape.training.regularising import clip_gradient, clip_weights, penalised
+from robustscape.types import Batch, Diverged, Exploring, Loss, Params, Staged
 from robustscape.weights.space import norm, shifted
 
 
@@ -26,6 +30,10 @@ class StepLog:
     eps: float | None
     loss: dict[str, float]
     gradient_norm: float
+
+
+_COUNTED: dict[str, Literal["none", "first", "every"]] = {"w+v": "none", "w": "first", "every": "every"}
+"""Which evaluations of the loss in the search for v move the running statistics."""
 
 
 def _descended(how: Method, batch: Batch, x_adv: Tensor) -> Loss:
@@ -80,37 +88,105 @@ def step(
     Raises:
         Diverged: a part of the loss or the gradient is not finite; the weights are as before the step.
     """
+    log = _sloped(how, optimizer, batch, done, total, seed, x_adv)
+    _moved(how, optimizer, log.lr)
+    return log
+
+
+def long_step(
+    how: Method, optimizer: torch.optim.Optimizer, batches: Sequence[Batch], done: int, total: int, seed: int
+) -> StepLog:
+    """Take a step on several batches: the optimiser walks around the weights by each, then steps (``Exploring``).
+
+    Each batch is attacked, perturbed and descended as in ``step``, at the weights that the walk has come to.
+
+    Args:
+        how: The method, its optimiser one that explores.
+        optimizer: What that built over the parameters of ``how.model``.
+        batches: The step's batches, at least one.
+        done: Batches used so far.
+        total: Batches of the whole training.
+        seed: Seed of every random number.
+
+    Returns:
+        What it did: loss and gradient norm as means over the batches, eps of the last one.
+
+    Raises:
+        Diverged: a part of the loss or the gradient is not finite; the weights are as before the step.
+    """
+    exploring = how.settings.optimizer
+    assert isinstance(exploring, Exploring), "this optimiser takes one batch a step"
+    rng = Streams(seed=seed, tags=("walk", done))
+    logs: list[StepLog] = []
+    with exploring.walking(how.model, optimizer, steps=done / exploring.batches, rng=rng) as move:
+        for number, batch in enumerate(batches):
+            logs.append(_sloped(how, optimizer, batch, done + number, total, seed, None))
+            move()
+    _moved(how, optimizer, logs[0].lr)
+    return StepLog(
+        lr=logs[0].lr,
+        eps=logs[-1].eps,
+        loss={name: sum(log.loss[name] for log in logs) / len(logs) for name in logs[0].loss},
+        gradient_norm=sum(log.gradient_norm for log in logs) / len(logs),
+    )
+
+
+def _sloped(
+    how: Method,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    done: int,
+    total: int,
+    seed: int,
+    x_adv: Tensor | None,
+) -> StepLog:
+    """Leave in ``.grad`` what the optimiser is to step by; returns what the step does."""
     settings, model = how.settings, how.model
     batch, weight = _share(batch)
     buffers = [(buffer, buffer.clone()) for buffer in _moving(model)] if world() > 1 else []
-    lr = settings.optimizer.lr * settings.lr(done, total)
     attack = how.objective.attack
     eps, rng = None, Streams(seed=seed, tags=("train", done), index=batch.index)
+    if isinstance(how.objective, Staged):
+        batch, attack = how.objective.stage(batch, rng, done, total)
+        rng, x_adv = rng.of(batch.index), None
     if attack is not None:
-        eps = attack.threat.eps * settings.eps(done, total)
+        eps = radius(settings, attack.threat.eps, done, total)
         attack = attack.at(eps)
         x_adv = attacked(how, batch, attack, rng) if x_adv is None else x_adv
     x_adv = batch.x if x_adv is None else x_adv
     v: Params = {}
+    moved_at_w = False
     if how.weights is not None and done >= round(how.weights.warmup * total / settings.epochs):
-        loss = BatchLoss(how, batch, x_adv, attack, rng, weight=weight)
+        loss = BatchLoss(how, batch, x_adv, attack, rng, weight=weight, counted=_COUNTED[how.weights.statistics])
         v = how.weights(model, loss, rng=Streams(seed=seed, tags=("weights", done)))
+        moved_at_w = how.weights.statistics == "w"
+        if moved_at_w and not loss.evaluated:
+            loss.value()
         x_adv = loss.x_adv
         if v and not math.isfinite(float(norm(v))):
             raise Diverged("the weight perturbation became NaN: the gradient that it follows is not finite")
     model.train()
     optimizer.zero_grad(set_to_none=True)
-    with shifted(model, v) if v else nullcontext():
+    with shifted(model, v) if v else nullcontext(), frozen_statistics(model) if moved_at_w else nullcontext():
         outcome = _descended(how, batch, x_adv)
     outcome = _averaged(outcome, model, buffers, weight)
+    if terms := penalised(model, settings):
+        outcome = Loss(total=outcome.total + sum(terms.values()), parts=outcome.parts | terms)
     gradient_norm = _norm_of_gradients(model)
     logged = _finite(outcome, gradient_norm)
+    clip_gradient(model, settings)
     if v and how.weights is not None and how.weights.decay_at == "w+v":
         _decay_there(optimizer, model, v)
+    lr = learning_rate(settings, done, total)
+    return StepLog(lr=lr, eps=eps, loss=logged, gradient_norm=float(gradient_norm))
+
+
+def _moved(how: Method, optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Step by ``.grad``, at a learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.step()
-    return StepLog(lr=lr, eps=eps, loss=logged, gradient_norm=float(gradient_norm))
+    clip_weights(how.model, how.settings)
 
 
 def _share(batch: Batch) -> tuple[Batch, int]:

@@ -15,10 +15,11 @@ from robustscape.runtime.memory import out_of_memory
 from robustscape.runtime.ranks import world
 from robustscape.runtime.together import Together, alike, at_once
 from robustscape.streams import Apart, Streams, joined
-from robustscape.training.loop import Epoch, State, Step, advance, end_epoch, view_of_kept
+from robustscape.training.loop import Epoch, State, Step, advance, batches_of_a_step, end_epoch, settle, view_of_kept
 from robustscape.training.method import Method, method
+from robustscape.training.rates import radius
 from robustscape.training.settings import Training
-from robustscape.types import BadInput, Batch, Batches, Diverged, Images, Objective, WeightPerturbation
+from robustscape.types import BadInput, Batch, Batches, Diverged, Images, Objective, Staged, WeightPerturbation
 
 
 def fits_together(
@@ -36,7 +37,9 @@ def fits_together(
     return (
         world() == 1
         and objective.attack is not None
+        and not isinstance(objective, Staged)  # its attack is made for each step
         and settings.attack_mode == "eval"
+        and batches_of_a_step(settings) == 1
         and len(models) > 1
         and alike(models)
         and at_once(models[0], batch.x, runtime, len(models)) > 1
@@ -74,13 +77,16 @@ def fit_together(
         The number of a network, in the order of ``states``, and what it has done.
 
     Raises:
-        BadInput: the networks differ or are not suited, attacks are in train mode, there are several ranks, or
-            epochs have different numbers of batches.
+        BadInput: the networks differ or are not suited, attacks are in train mode, the optimiser takes several batches
+            a step, there are several ranks, or epochs have different numbers of batches.
         Diverged: a number that must be finite is not: says of which network, the epoch and the step.
     """
     models = [state.model for state in states]
     if settings.attack_mode != "eval":
         raise BadInput("networks are attacked together in eval mode, not in train mode; did you mean fit, one by one?")
+    if batches_of_a_step(settings) > 1:
+        kind = type(settings.optimizer).__name__
+        raise BadInput(f"{kind} moves between the batches of a step; did you mean fit, one network by one?")
     if world() > 1:
         raise BadInput(f"networks train together in one process, not on {world()} ranks; did you mean fit, one by one?")
     if not alike(models):
@@ -146,6 +152,7 @@ def _side_by_side(seats: Sequence[_Seat], runtime: Runtime) -> Iterator[tuple[in
         if not batches:
             for seat in turn:
                 with _named(seat):
+                    settle(seat.state, seat.how, seat.batches, seat.seed, runtime)
                     event = end_epoch(seat.state, seat.how, seat.view, seat.tracked, seat.seed, runtime)
                 yield seat.number, event
             continue
@@ -154,7 +161,7 @@ def _side_by_side(seats: Sequence[_Seat], runtime: Runtime) -> Iterator[tuple[in
         for seat, batch, x_adv in zip(turn, batches, made, strict=True):
             began = time.perf_counter() - each
             with _named(seat):
-                event = advance(seat.state, seat.how, batch, seat.total, seat.seed, began=began, x_adv=x_adv)
+                event = advance(seat.state, seat.how, [batch], seat.total, seat.seed, began=began, x_adv=x_adv)
             yield seat.number, event
 
 
@@ -171,7 +178,7 @@ def _attacked(
     alone = [None] * len(turn)
     if attack is None or len(seats) == 1 or any(len(batch) != size for batch in batches):
         return alone
-    attack = attack.at(attack.threat.eps * how.settings.eps(done, turn[0].total))
+    attack = attack.at(radius(how.settings, attack.threat.eps, done, turn[0].total))
     numbers = [turn.index(seat) if seat in turn else 0 for seat in seats]
     points = [dict(turn[n].how.model.named_parameters()) for n in numbers]
     x, y = (torch.cat([getattr(batches[n], name) for n in numbers]) for name in ("x", "y"))

@@ -30,6 +30,11 @@ class Cyclic:
             raise BadInput(f"the peak of a cyclic schedule is a share of a cycle, in (0, 1), not {self.peak:g}")
         check_warmup(self.warmup)
 
+    @property
+    def resets(self) -> tuple[float, ...]:
+        """Shares of all steps at which a cycle ends and the next begins."""
+        return tuple(cycle / self.cycles for cycle in range(1, self.cycles))
+
     def __call__(self, done: int, total: int) -> float:
         """Return the factor when ``done`` of ``total`` steps are done."""
         progress = done / total

@@ -35,6 +35,16 @@ class Piecewise:
             raise BadInput(f"the factor of a piecewise schedule is in (0, 1), not {self.factor:g}")
         check_warmup(self.warmup)
 
+    @classmethod
+    def stutz(cls) -> Piecewise:
+        """Return that of Stutz 2021: drops after 60, 90 and 120 of 150 epochs."""
+        return cls(at=(60 / 150, 90 / 150, 120 / 150))
+
+    @classmethod
+    def late(cls) -> Piecewise:
+        """Return Stutz' late multi-step schedule, after Qin 2019: drops after 140 and 145 of 150 epochs."""
+        return cls(at=(140 / 150, 145 / 150))
+
     def __call__(self, done: int, total: int) -> float:
         """Return the factor when ``done`` of ``total`` steps are done."""
         progress = done / total

@@ -26,8 +26,8 @@ class Rise:
         warmup: Share of all steps over which a factor that multiplies all this rises linearly to 1, in [0, 1).
 
     Deviations:
-        Liu's code sets eps once an epoch, here it is set at every step. Their periodic schedule, which begins anew
-        after given epochs, is not among these.
+        Liu's code sets eps once an epoch, here it is set at every step unless ``Training.schedules`` is "epoch".
+        Their periodic schedule is ``Periodic`` of this one.
     """
 
     shape: Literal["cosine", "linear"] = "cosine"

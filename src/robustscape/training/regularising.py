@@ -1,0 +1,55 @@
+"""What is done to gradients and weights beside the loss: penalties, and clipping."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robustscape.training.settings import Training
+from robustscape.types import Params
+from robustscape.weights.space import norm, select
+
+
+def penalised(model: nn.Module, settings: Training) -> dict[str, Tensor]:
+    """Add the gradients of the penalties to ``.grad``; returns the penalties by name, scalars, {} without any.
+
+    Over the weights outside normalisation, biases left out: l1 sum |w| (as in the code of Rice 2020) and
+    l2 / 2 sum w^2. They are of the weights that the model carries, whatever perturbation the loss was taken at.
+    """
+    terms: dict[str, Tensor] = {}
+    if not (settings.l1 or settings.l2):
+        return terms
+    weights = select(model, "weights")
+    parameters = dict(model.named_parameters())
+    if settings.l1:
+        terms["l1"] = settings.l1 * torch.stack([w.abs().sum() for w in weights.values()]).sum()
+    if settings.l2:
+        terms["l2"] = settings.l2 / 2 * torch.stack([w.square().sum() for w in weights.values()]).sum()
+    for name, w in weights.items():
+        slope = settings.l1 * w.sign() + settings.l2 * w
+        given = parameters[name].grad
+        parameters[name].grad = slope if given is None else given.add_(slope)
+    return terms
+
+
+def clip_gradient(model: nn.Module, settings: Training) -> None:
+    """Shorten the whole gradient in ``.grad`` to a length, or cut each of its entries off."""
+    most = settings.clip_gradient
+    if most is None:
+        return
+    slopes: Params = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    if settings.clip_gradient_by == "entry":
+        for slope in slopes.values():
+            slope.clamp_(-most, most)
+        return
+    length = norm(slopes)
+    if float(length) > most:
+        torch._foreach_mul_(list(slopes.values()), most / length)
+
+
+def clip_weights(model: nn.Module, settings: Training) -> None:
+    """Cut weights off to [-w_max, w_max] after a step (Stutz 2021, https://arxiv.org/abs/2104.04448)."""
+    if settings.clip_weights is None:
+        return
+    for w in select(model, settings.clip_weights_of).values():
+        w.clamp_(-settings.clip_weights, settings.clip_weights)
