@@ -304,7 +304,7 @@ def test_contract_an_example_that_holds_out_takes_the_passes_that_are_promised(n
         y = model.model(x).argmax(dim=1)
     attack = APGD(threat=THREATS[norm], steps=7, restarts=2, eot=3).at(0.0)
     attack(model, x, y)
-    assert len(model.seen) == 1 + 2 * 3 * (7 + extra)
+    assert len(model.seen) == 3 + 2 * 3 * (7 + extra)  # the clean ones first
 
 
 class _Flickering(nn.Module):
@@ -330,6 +330,13 @@ def test_closed_form_success_is_judged_by_the_mean_logits(eot, fooled):
     assert bool(settled.wrong) is fooled
     if not fooled:
         torch.testing.assert_close(settled.x_adv[0, 0, 0, 0], torch.tensor(0.6))
+
+
+def test_closed_form_who_is_attacked_is_judged_by_the_mean_logits():
+    model, x = _Flickering(), torch.full((1, 1, 2, 2), 0.85)
+    model.calls = 1  # so that the first pass alone is wrong
+    x_adv = APGD(threat=ThreatModel(eps=0.1), steps=4, eot=2)(model, x, torch.tensor([0]))
+    assert float(x_adv[0, 0, 0, 0]) > 0.9
 
 
 def test_contract_an_unconfirmed_success_falls_back_to_the_largest_loss():

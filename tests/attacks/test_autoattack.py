@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -112,7 +113,11 @@ def test_contract_fewer_classes_than_targets_are_no_error():
             model[1].bias -= model(x).mean(dim=0)
             y = model(x).argmax(dim=1)
         attack = AutoAttack(threat=ThreatModel(eps=0.05), steps=5, queries=10)
-        assert float((model(attack(model, x, y)).argmax(dim=1) != y).float().mean()) > 0.3
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            x_adv = attack(model, x, y)
+        assert [str(one.message)[:26] for one in told] == ["targeted DLR needs four lo"] * (classes < 4)
+        assert float((model(x_adv).argmax(dim=1) != y).float().mean()) > 0.3
 
 
 def test_contract_versions_and_numbers_that_cannot_be_meant_are_refused():

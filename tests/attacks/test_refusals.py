@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from robustscape.attacks.autoattack import AutoAttack
+from robustscape.attacks.fab import FAB
 from robustscape.attacks.fgsm import FGSM
 from robustscape.attacks.losses import DLR, CrossEntropy, Margin, TargetedDLR
 from robustscape.attacks.pgd import PGD
@@ -177,6 +178,7 @@ def test_contract_an_error_of_the_models_own_keeps_its_words():
         ({"norm": "l3"}, "norm 'l3' is not one of linf, l2, l1"),
         ({"eps": -0.1}, r"eps=-0.1 is outside \[0, 1\]"),
         ({"attacks": (AutoAttack(threat=ThreatModel(eps=0.1)),)}, "another threat model than linf, eps 0.0313"),
+        ({"attacks": (FAB(targeted=True),)}, "gives it the right one; did you mean targeted=False"),
     ],
     ids=lambda case: str(case)[:30],
 )

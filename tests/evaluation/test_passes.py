@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from robustscape.attacks.apgd import APGD
 from robustscape.attacks.autoattack import AutoAttack
 from robustscape.attacks.threat import ThreatModel
 from robustscape.evaluation.accuracy import Evaluating, evaluate, evaluating
@@ -71,3 +72,53 @@ def test_end_to_end_a_random_model_is_judged_by_its_mean():
         warnings.simplefilter("always")
         evaluate(model, x, y, eps=0.01, suite="autoattack-rand", loss_restarts=0, runtime=TRUTH)
     assert any("randomness: two passes differ" in str(one.message) for one in told)
+
+
+def test_contract_as_many_passes_judge_as_a_gradient_is_the_mean_of():
+    rand = AutoAttack(version="rand")
+    given = [Evaluating(suite="autoattack-rand"), Evaluating(attacks=(rand,)), Evaluating(attacks=(APGD(eot=3),))]
+    assert [settings.judging_passes() for settings in given] == [20, 20, 3]
+    assert Evaluating().judging_passes() == 1 and Evaluating(attacks=(rand,), passes=7).judging_passes() == 7
+
+
+def test_contract_one_attack_in_the_place_of_a_list_is_refused():
+    with pytest.raises(BadInput, match="one attack, APGD; did you mean a list of it"):
+        evaluate(Noisy(0.0), _images(), torch.zeros(24).long(), attacks=APGD())  # pyright: ignore[reportArgumentType]
+
+
+def test_contract_what_was_judged_by_other_passes_is_not_gone_on_with(tmp_path):
+    model, x = Noisy(0.3), _images(6)
+    looked_at = subject(model, x, torch.arange(6) % 3, runtime=TRUTH)
+
+    def begun(passes):
+        settings = Evaluating(attacks=(APGD(steps=2),), loss_restarts=0, sanity=0, passes=passes)
+        work = evaluating(settings, looked_at, partial=tmp_path / "kept")
+        first = next(work)
+        drained(work)
+        return first.done < first.total
+
+    with torch.random.fork_rng():
+        assert [begun(2), begun(2), begun(3)] == [True, False, True]
+
+
+class _Watched(Noisy):
+    """Counts the examples of forwards that keep the way back."""
+
+    slopes = 0
+
+    def forward(self, x):
+        z = super().forward(x)
+        self.slopes += len(x) * z.requires_grad * torch.is_grad_enabled() * x.requires_grad
+        return z
+
+
+def test_contract_a_random_model_draws_anew_where_it_is_searched_again():
+    model, x = _Watched(0.3), _images()
+    with torch.no_grad():
+        y = model.linear(x.flatten(1)).argmax(dim=1)
+    attack = APGD(threat=ThreatModel(eps=0.01), steps=3)
+    settings = Evaluating(eps=0.01, attacks=(attack,), loss_restarts=0, sanity=0, passes=50)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        (search,) = drained(evaluating(settings, subject(model, x, y, runtime=TRUTH))).searches
+    assert search.again > 0 and 0 < model.slopes < search.backwards  # the first search is on a copy

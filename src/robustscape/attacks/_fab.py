@@ -88,7 +88,7 @@ def _back(at: Tensor, z: Tensor, rise: Tensor, *, keep: bool) -> tuple[Tensor, b
 
 
 def _along(z: Tensor, rise: Tensor) -> Tensor:
-    """Return the scalar whose gradient to z is ``rise``; torch imports a computer algebra to be given ``rise`` itself."""
+    """Return the scalar whose gradient to z is ``rise``: to be given that itself, torch imports a computer algebra."""
     with torch.enable_grad():
         return (z * rise).sum()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -12,7 +13,7 @@ from robustscape.attacks._common import check, check_labels, told
 from robustscape.attacks.apgd import APGD
 from robustscape.attacks.fab import FAB
 from robustscape.attacks.losses import DLR, TargetedDLR
-from robustscape.attacks.queue import Rows, queued, radii
+from robustscape.attacks.queue import Noting, Rows, mean_logits, queued, radii
 from robustscape.attacks.square import Square
 from robustscape.attacks.threat import ThreatModel
 from robustscape.config import nearest
@@ -22,6 +23,7 @@ from robustscape.types import BadInput
 
 _TARGETS = 9
 _STEPS, _QUERIES = 100, 5000
+_PASSES = 20  # that each gradient of rand is the mean of, and what is judged
 _NAMES = {name.lower(): name for name in ("APGD-CE", "APGD-DLR", "APGD-T", "FAB", "FAB-T", "Square")}
 
 
@@ -97,7 +99,7 @@ class AutoAttack:
         if self.version == "standard":
             return {"APGD-CE": ce, "APGD-T": apgd_t, "FAB-T": fab_t, "Square": square}
         if self.version == "rand":
-            return {"APGD-CE": replace(ce, eot=20, restarts=1), "APGD-DLR": replace(dlr, eot=20)}
+            return {"APGD-CE": replace(ce, eot=_PASSES, restarts=1), "APGD-DLR": replace(dlr, eot=_PASSES)}
         return {
             "APGD-CE": replace(ce, restarts=5),
             "APGD-DLR": replace(dlr, restarts=5),
@@ -124,6 +126,8 @@ class AutoAttack:
     ) -> Tensor:
         """Return the first misclassified input that was found for each, else the input itself.
 
+        Warns where a loss is another for so few classes.
+
         Args:
             model: Pixels in [0, 1] to logits; run in eval mode, left without a trace.
             x: (N, C, H, W), float32 or float64 in [0, 1].
@@ -138,20 +142,25 @@ class AutoAttack:
         check(x, y)
         rng = rng or numbered(x, "autoattack")
         assert rng.index is not None, "an attack's streams have an index"
-        x_adv = x.clone()
+        x_adv, parts = x.clone(), self.parts()
+        passes = _PASSES if self.version == "rand" else 1
         with evaluating(model):
             with torch.no_grad():
-                logits = torch.cat([model(part) for part in x.split(self.batch_size)]) if len(x) else x.new_zeros(0, 1)
+                seen = [mean_logits(model, part, passes) for part in x.split(self.batch_size)]
+            logits = torch.cat(seen) if len(x) else x.new_zeros(0, 1)
             check_labels(logits, y)
             rows = Rows(
                 x=x, y=y, eps=radii(self.threat, x, eps), index=rng.index, logits=logits, round=torch.zeros_like(y)
             )
             left = logits.argmax(dim=1) == y
-            for name, attack in self.parts().items():
+            for name, attack in parts.items():
                 these = left.nonzero().flatten()
                 width = min(self.batch_size, len(x))
                 for settled in queued(attack, model, rows.take(these), rng.tag(name), width=width):
                     fooled = these[settled.rows[settled.wrong]]
                     x_adv[fooled] = settled.x_adv[settled.wrong]
                     left[fooled] = False
+        for attack in parts.values():
+            if isinstance(attack, Noting) and len(x) and (text := attack.note(logits.shape[1])):
+                warnings.warn(text, stacklevel=2)
         return x_adv

@@ -380,7 +380,7 @@ def attacked(
     assert rng.index is not None, "an attack's streams have an index"
     with evaluating(model):
         with torch.no_grad():
-            logits = model(x)
+            logits = mean_logits(model, x, getattr(attack, "eot", 1))
         check_labels(logits, y)
         done = (logits.argmax(dim=1) == y) if targeted else (logits.argmax(dim=1) != y)
         rows = Rows(
@@ -391,6 +391,14 @@ def attacked(
         for settled in queued(attack, model, rows.take(left), rng, width=len(x)):
             x_adv[left[settled.rows]] = settled.x_adv
     return x_adv
+
+
+def mean_logits(model: nn.Module, x: Tensor, passes: int) -> Tensor:
+    """Return the logits of x, (N, K), of several passes their mean: what a model random on purpose is judged by."""
+    logits = model(x)
+    for _ in range(passes - 1):
+        logits = logits + model(x)
+    return logits if passes == 1 else logits / passes
 
 
 def radii(threat: Threat, x: Tensor, eps: Tensor | None) -> Tensor:

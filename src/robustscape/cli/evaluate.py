@@ -47,7 +47,8 @@ class Evaluate:
     Attributes:
         settings: The attacks and examples that judge; by default the run's own.
         look: Which data, network and machine.
-        checkpoint: Which checkpoints of a run: last, best (on validation), best_on_test, epoch-0010, snapshot-1, or ensemble (of all snapshots).
+        checkpoint: Which checkpoints of a run: last, best (on validation), best_on_test, epoch-0010, snapshot-1, or
+            ensemble (of all snapshots).
         processes: Processes of one thread each that share the examples, on the CPU; 0 for as many as a trial shows to
             be faster than one process with all threads, where there is a minute of work or more.
         keep_adversarial: Write the inputs that fooled the network beside the results, to be tried on others.

@@ -40,7 +40,8 @@ class Measure:
     Attributes:
         measurements: What is measured, each by its own options, such as --flatness.xi.
         look: Which data, network and machine.
-        checkpoint: Which checkpoints of a run: last, best (on validation), best_on_test, epoch-0010, snapshot-1, or ensemble (of all snapshots).
+        checkpoint: Which checkpoints of a run: last, best (on validation), best_on_test, epoch-0010, snapshot-1, or
+            ensemble (of all snapshots).
         split: Which split of the data.
         n: Examples, the first of the split; none for all.
         batch_size: Examples per forward.

@@ -25,8 +25,8 @@ class Report:
 def main(arguments: list[str]) -> None:
     """Write the report of any number of runs, grouped by seed, and of studies by their folders.
 
-    It prints the table of the runs that the page starts with, their comparisons image by image at the last epoch, and
-    a line for each part of a study.
+    It prints the table of the runs that the page starts with, their comparisons image by image at the last epoch, what
+    goes with robustness where there are enough of them, and a line for each part of a study.
 
     Raises:
         BadInput: neither run nor study, or nothing to show.
@@ -42,6 +42,7 @@ def main(arguments: list[str]) -> None:
     options = parse(Report(), rest, program="robustscape report RUN...", description=description)
     from robustscape.report.comparing import comparisons, to_lines
     from robustscape.report.page import write_report
+    from robustscape.report.relations import to_lines as related_lines
     from robustscape.report.tables import summary, to_text
     from robustscape.runs import read_folders
 
@@ -52,6 +53,8 @@ def main(arguments: list[str]) -> None:
         out(to_text(summary(found.runs), width=terminal_width()))
     if compared := comparisons(found.runs):
         out(to_lines(compared, width=terminal_width()))
+    if related := related_lines(found.runs, width=terminal_width()):
+        out(related)
     for study in found.studies:
         out("".join(f"{study.name} ({study.scale}), {part.part}: {part.shown.title}\n" for part in study.parts))
     out(f"the report is {path.resolve()}")

@@ -39,7 +39,6 @@ from robustscape.runtime.ranks import from_first, is_first, rank, share, world
 from robustscape.types import Attack, BadInput, Subject
 
 _KEEP_EVERY = 30.0  # seconds
-_RANDOM = 20  # passes that judge a random model, as many as each gradient of AutoAttack's rand is the mean of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +61,8 @@ class Evaluating:
         loss_restarts: Its random starts; 0 leaves it out. There is none under l1.
         step_size: Length of a step of both in pixel units; None for eps / 4.
         n: Examples, the first of each split; None for all.
-        passes: Passes whose mean logits judge a model random on purpose; None for 20 in autoattack-rand, else 1.
+        passes: Passes whose mean logits judge a model random on purpose; None for as many as an attack's gradient is
+            the mean of: 20 in autoattack-rand and its like, else 1.
         batch_size: Examples per forward.
         sanity: Examples on which reasons not to believe the numbers are looked for, the first; 0 leaves it out.
         splits: Which splits are evaluated: "test", "train", "validation".
@@ -97,9 +97,19 @@ class Evaluating:
         for attack in self.attacks:
             if (attack.threat.norm, attack.threat.eps) != (self.norm, self.eps):
                 raise BadInput(f"{attack.describe()} has another threat model than {self.norm}, eps {self.eps:g}")
+            if getattr(attack, "targeted", False):
+                raise BadInput(
+                    f"{attack.describe()} leads to the label that it is given, and an evaluation gives it the right "
+                    "one; did you mean targeted=False?"
+                )
         self.entries()
         if self.norm != "l1":
             self.loss_attack()
+
+    def judging_passes(self) -> int:
+        """Return how many passes' mean logits judge the model."""
+        attacks = [attack for one in self.entries() for attack in one.parts.values()]
+        return self.passes or max((getattr(attack, "eot", 1) for attack in attacks), default=1)
 
     def threat(self) -> ThreatModel:
         """Return the threat model."""
@@ -168,7 +178,8 @@ def evaluate(
         norm: Its norm, "linf", "l2" or "l1".
         suite: Which attacks: "quick", "standard", "wu", "autoattack" and its kind; see ``Evaluating``.
         attacks: Attacks in place of the suite's, each on what those before left.
-        passes: Passes whose mean logits judge a model random on purpose; None for 20 in autoattack-rand, else 1.
+        passes: Passes whose mean logits judge a model random on purpose; None for as many as an attack's gradient is
+            the mean of: 20 in autoattack-rand and its like, else 1.
         steps: Steps of the PGD of quick and standard.
         restarts: Its random starts.
         loss_steps: Steps of the search for the largest loss.
@@ -196,6 +207,8 @@ def evaluate(
         >>> evaluate(model, x, model(x).argmax(dim=1), eps=0.1, sanity=0).robust_error.n
         8
     """
+    if callable(attacks):
+        raise BadInput(f"attacks is one attack, {type(attacks).__name__}; did you mean a list of it?")
     settings = Evaluating(
         suite=suite,
         attacks=tuple(attacks),
@@ -273,7 +286,7 @@ def evaluating(
 
 def _judged_by(subject: Subject, settings: Evaluating) -> Subject:
     """Return the subject judged by the mean of several passes, where that is asked for; searched as it was."""
-    passes = settings.passes or (_RANDOM if settings.suite == "autoattack-rand" else 1)
+    passes = settings.judging_passes()
     return subject if passes == 1 else replace(subject, model=MeanLogits(subject.model, passes, subject.seed))
 
 
@@ -307,8 +320,9 @@ class _Kept:
         name = f"{rank()}-of-{world()}"
         self.path = None if path is None else path.with_name(f"{path.name}.{name}" if world() > 1 else path.name)
         self.subject, self.adversarial, self.last = subject, adversarial, time.monotonic()
-        attacks = [to_plain(job.attack) for job in jobs_of(settings)]
-        self.fingerprint = "" if path is None else fingerprint(subject, attacks, adversarial, name)
+        attacks = [[job.name, *job.tags, to_plain(job.attack)] for job in jobs_of(settings)]
+        passes = settings.judging_passes()
+        self.fingerprint = "" if path is None else fingerprint(subject, attacks, passes, adversarial, name)
 
     def read(self, known: Standing) -> tuple[Standing, Tally | None, float]:
         """Return what was known when it was last written."""

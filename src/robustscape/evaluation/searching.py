@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from robustscape import modes
 from robustscape.attacks.queue import Rows, Settled, Walk, joined, queued, radii
 from robustscape.evaluation.judging import batches, inside, judge, predicted, search
+from robustscape.evaluation.passes import MeanLogits
 from robustscape.results import stopwatch
 from robustscape.runtime import FastView, fast
 from robustscape.runtime.memory import Parts, out_of_memory
@@ -150,9 +151,11 @@ def searching(
         found.settled[doubtful] = False
     while found.again and size // 2 >= found.again:
         size = -(-size // 2)
-    left = rows[~found.settled[rows]]
-    with modes.evaluating(subject.model):
-        counted = Counted(subject.model, exact=True)
+    left, model = rows[~found.settled[rows]], subject.model
+    # One that is random draws as it likes, too: against the draws that judge it, success would be luck.
+    own = model.model if isinstance(model, MeanLogits) else model
+    with modes.evaluating(model):
+        counted = Counted(own, exact=True)
         for _ in _once(subject, counted, attack, left, logits, found, *tags, "again", size=size):
             found.seconds = before + took()
             yield int(found.settled[rows].sum())

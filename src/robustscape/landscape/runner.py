@@ -29,7 +29,7 @@ def under(threat: Threat, measurement: Measurement) -> Measurement:
 
 
 def stem(measurement: Measurement) -> str:
-    """Return what the file of its Result is called before the checkpoint: its ``stem`` where it has one, or its name."""
+    """Return what its Result's file is called before the checkpoint: its ``stem`` where it has one, or its name."""
     return getattr(measurement, "stem", measurement.name)
 
 

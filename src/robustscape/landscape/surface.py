@@ -143,7 +143,7 @@ class Surface:
 
     @property
     def stem(self) -> str:
-        """What its result file is called: "surface", along other than random directions for example "surface_hessian"."""
+        """What its result file is called: "surface", along others than random directions as "surface_hessian"."""
         return self.name if self.along == "random" else f"{self.name}_{self.along}"
 
     def points(self) -> list[Plain]:
