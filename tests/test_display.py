@@ -15,6 +15,7 @@ from robustscape.display import (
     threat_words,
     tracked_sets,
 )
+from robustscape.landscape.directions.family import Facts
 from robustscape.training.log import TrainingLog
 
 
@@ -45,10 +46,14 @@ def test_closed_form_band():
     assert single.low == single.high == single.mean == 1
 
 
-def test_contract_slices_at_other_positions_are_left_out(fake):
+def test_contract_slices_at_other_positions_or_along_other_directions_are_left_out(fake):
     one = fake.slices(0.1, 1.0)
-    other = replace(one, alpha=2 * one.alpha)
-    assert slice_band([one, fake.slices(0.1, 1.0, seed=1), other], "robust_loss").count == 10
+    others = [
+        replace(one, alpha=2 * one.alpha),
+        replace(one, facts=Facts(along="hessian")),
+        replace(one, scheme="layer"),
+    ]
+    assert slice_band([one, fake.slices(0.1, 1.0, seed=1), *others], "robust_loss").count == 10
 
 
 def test_contract_accuracy_is_over_the_epochs_that_all_seeds_have(fake):

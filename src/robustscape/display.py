@@ -95,11 +95,15 @@ def band(x: np.ndarray, curves: np.ndarray) -> Band:
 def slice_band(results: Sequence[SliceResult], field: str) -> Band:
     """Return a field of slices, for example "robust_loss", over all directions (of all seeds).
 
-    Results measured at other positions than the first are left out.
+    Results measured along other directions, or at other positions, than the first are left out.
     """
-    alpha = results[0].alpha
-    same = [result for result in results if np.array_equal(result.alpha, alpha)]
-    return band(alpha, np.concatenate([getattr(result, field) for result in same]))
+    first = results[0]
+    same = [result for result in results if _along(result) == _along(first)]
+    return band(first.alpha, np.concatenate([getattr(result, field) for result in same]))
+
+
+def _along(result: SliceResult) -> tuple[object, ...]:
+    return result.facts.along, result.scheme, tuple(result.alpha)
 
 
 def accuracy_band(logs: Sequence[TrainingLog], name: str, quantity: Literal["robust", "clean"]) -> Band | None:

@@ -11,7 +11,7 @@ def test_end_to_end_every_figure_of_two_runs(tmp_path, fake):
     with pytest.raises(BadInput, match="--out"):
         draw(runs)
     made = draw(runs, tmp_path / "out")
-    shared = {"training-curves", "slices-last", "flatness-last", "flatness-best", "histograms-last"}
+    shared = {"training-curves", "slices-last", "error-flatness-last", "error-flatness-best", "histograms-last"}
     assert {path.stem for path in made} == shared | {"images-last-at-0", "images-last-at-1"}
     assert all(path.read_bytes().startswith(b"%PDF") and path.parent == tmp_path / "out" for path in made)
 

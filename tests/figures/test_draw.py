@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from robustscape.display import LIGHT
-from robustscape.figures import flatness, histograms, images, panels, slices, training_curves
+from robustscape.figures import flatness, histograms, images, panels, training_curves
 
 
 @pytest.fixture
@@ -30,18 +30,6 @@ def test_contract_training_curves_show_accuracy_in_percent_and_mark_lr_drops(ax,
     assert len(ax.collections) == 2  # bands where there are several seeds
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", "robust accuracy, %")
     assert ax.get_legend_handles_labels()[1] == ["AT", "AWP"]
-
-
-def test_contract_slices_show_mean_and_band_over_directions(ax, fake):
-    result = fake.slices(0.1, 1.0)
-    slices.draw(ax, {"AT": [result]}, quantity="error")
-    clean, robust = lines(ax, LIGHT[0])
-    np.testing.assert_allclose(robust.get_ydata(), 100 * result.robust_error.mean(axis=0))
-    np.testing.assert_allclose(clean.get_ydata(), 100 * result.clean_error.mean(axis=0))
-    top = ax.collections[1].get_paths()[0].vertices[:, 1].max()
-    spread = result.robust_error.std(axis=0, ddof=1)
-    assert top == pytest.approx(100 * (result.robust_error.mean(axis=0) + spread).max())
-    assert "filter" in ax.get_xlabel()
 
 
 def test_contract_flatness_shows_a_point_with_intervals_for_every_run(ax, fake):
@@ -74,11 +62,6 @@ def test_contract_images_are_in_rows_with_predictions(ax, fake, channels):
     first = made.x[0, 0] if channels == 1 else made.x[0].transpose(1, 2, 0)
     np.testing.assert_array_equal(shown[0], first)
     assert [text.get_text() for text in ax.texts][:4] == ["0", "✗ 5", "1", "1"]
-
-
-def test_contract_a_group_keeps_its_colour_when_others_have_nothing(ax, fake):
-    slices.draw(ax, {"none": [], "AT": [fake.slices(0.1, 1.0)]}, quantity="loss")
-    assert {line.get_color() for line in ax.lines} == {LIGHT[1]}
 
 
 def test_contract_panels_show_every_line_and_each_name_once(fake):

@@ -7,9 +7,11 @@ import numpy as np
 
 from robustscape.display import Line, Panel
 from robustscape.evaluation.result import AdversarialImages, Evaluation, Number
+from robustscape.landscape.directions.family import Facts
 from robustscape.landscape.flatness import Estimate, FlatnessResult
 from robustscape.landscape.histograms import WeightResult
 from robustscape.landscape.slices import SliceResult
+from robustscape.landscape.surface import SurfaceResult
 from robustscape.report.quantities import Quantity
 from robustscape.report.study import Shown, StudyResult
 from robustscape.report.tables import Column, Table
@@ -110,6 +112,30 @@ def slices(robust, sharpness, *, directions=5, seed=0):
         direction_norm=np.full(directions, 12.0),
         attack="PGD, 20 steps of 0.02",
         n=500,
+        split="test",
+        provenance=PROVENANCE,
+    )
+
+
+def surface(*, top=3.0, facts=None):
+    alpha = np.linspace(-1, 1, 5)
+    loss = alpha[:, None] ** 2 + top * alpha**2
+    loss[0, 0] = np.inf
+    return SurfaceResult(
+        alpha=alpha,
+        beta=alpha,
+        **dict.fromkeys(("clean_loss", "clean_error", "robust_loss", "robust_error"), loss),
+        **dict.fromkeys(("full_robust_loss", "full_robust_error"), np.zeros(0)),
+        overflowed=np.isinf(loss),
+        scheme="filter",
+        direction_norm=np.ones(2),
+        cosine=0.0,
+        attack="PGD",
+        examples="retaken",
+        bias=None,
+        error_bias=None,
+        facts=facts or Facts(),
+        n=8,
         split="test",
         provenance=PROVENANCE,
     )

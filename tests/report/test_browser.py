@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from robustscape.report.page import write_report
+from robustscape.results import save
 
 
 def _chromium():
@@ -21,8 +22,8 @@ pytestmark = [
     pytest.mark.skipif(chromium.found() is None, reason="there is no Chromium"),
 ]
 
-COLOURS = "[...document.querySelectorAll('#slices-loss path.js-line')].map(line => getComputedStyle(line).stroke)"
-LINES = "document.querySelectorAll('#slices-loss path.js-line').length"
+COLOURS = "[...document.querySelectorAll('#measured-slices-1 path.js-line')].map(line => getComputedStyle(line).stroke)"
+LINES = "document.querySelectorAll('#measured-slices-1 path.js-line').length"
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +47,10 @@ def test_end_to_end_the_page_is_drawn_fits_and_asks_for_nothing(tab, report, wid
     assert tab.errors() == []
     assert tab.requests() == [report.resolve().as_uri()]
     assert tab.run("performance.getEntriesByType('resource').filter(e => !/^(data|blob):/.test(e.name)).length") == 0
-    assert tab.run("document.documentElement.dataset.drawn") == "6"
+    assert tab.run("document.documentElement.dataset.drawn") == "11"
     assert tab.run("document.documentElement.scrollWidth <= innerWidth")
     drawn = "[...document.querySelectorAll('.chart')].map(c => c.querySelectorAll('.trace').length > 0)"
-    assert tab.run(drawn) == [True] * 6
+    assert tab.run(drawn) == [True] * 11
     assert tab.run("[...document.querySelectorAll('.chart')].every(c => c.scrollWidth <= c.clientWidth)")
     ground = tab.run("getComputedStyle(document.body).backgroundColor")
     assert ground == ("rgb(20, 22, 25)" if dark else "rgb(253, 253, 252)")
@@ -78,9 +79,38 @@ def test_end_to_end_a_method_can_be_hidden_in_all_charts_and_a_layer_chosen(tab,
     assert tab.run("document.querySelector('.legend button').getAttribute('aria-pressed')") == "false"
     layer = "document.querySelector('#histogram').data.map(trace => trace.visible).indexOf(true)"
     first = tab.run(layer)
-    tab.run("const s = document.querySelector('select'); s.value = '2'; s.dispatchEvent(new Event('change'))" + settled)
+    choose = "const s = document.querySelector('[data-chart=histogram]'); s.value = '2'; "
+    tab.run(choose + "s.dispatchEvent(new Event('change'))" + settled)
     assert tab.run(layer) == first + 2
     assert tab.errors() == []
+
+
+def test_end_to_end_another_measure_can_be_set_beside_the_robust_loss(tab, report):
+    tab.events.clear()
+    tab.look(width=1280)
+    tab.open(report)
+    shown = "document.querySelector('#relation .xtitle').textContent"
+    assert tab.run(shown) == "Flatness, nats"
+    choose = "const s = document.querySelector('[data-chart=relation]'); s.value = '2'; "
+    tab.run(choose + "s.dispatchEvent(new Event('change')); new Promise(done => setTimeout(done, 500))")
+    assert tab.run(shown) == "Mean rise along slices, nats"
+    assert tab.run("document.querySelector('#relation').data.filter(trace => trace.visible).length") == 5
+    assert tab.errors() == []
+
+
+def test_end_to_end_a_surface_can_be_turned_without_a_request(fake, tmp_path):
+    run = fake.run(tmp_path / "at", name="at", whole=False)
+    save(fake.surface(), run / "results" / "surface-last.json")
+    page = write_report([run], tmp_path)
+    with chromium.browser(chromium.found()) as tab:  # of its own: what the graphics driver says comes late
+        tab.look(width=1280)
+        tab.open(page)
+        assert tab.run("document.querySelectorAll('#measured-surface-1 .contour').length") == 1
+        assert tab.run("document.querySelectorAll('#measured-surface-3d canvas').length") > 0
+        assert tab.run("document.querySelector('#measured-surface-3d')._fullLayout.scene.dragmode") == "turntable"
+        drivers = ("WebGL", "Canvas2D")  # a browser without a graphics card speaks of itself
+        assert [error for error in tab.errors() if not any(word in error for word in drivers)] == []
+        assert tab.requests() == [page.resolve().as_uri()]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +126,7 @@ def test_end_to_end_studies_are_drawn_and_fit_and_their_lines_hide_on_their_own(
     tab.open(both)
     assert tab.run("document.documentElement.dataset.drawn") == "8"
     assert tab.run("document.documentElement.scrollWidth <= innerWidth")
-    shown = "['slices-loss', 'study-1-part-2-chart-1'].map(id => document.getElementById(id))"
+    shown = "['measured-slices-1', 'study-1-part-2-chart-1'].map(id => document.getElementById(id))"
     count = f"{shown}.map(chart => chart.querySelectorAll('path.js-line').length)"
     runs, study = tab.run(count)
     assert study == 10

@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -19,15 +18,6 @@ def test_contract_curves_are_in_percent_with_bands_over_seeds(fake):
     np.testing.assert_allclose(lines[0]["y"], 100 * np.mean(tracked, axis=0), rtol=1e-5)
     assert {trace["meta"]["group"] for trace in chart["data"]} == {1}
     assert [shape["x0"] for shape in chart["layout"]["shapes"]] == [12.5]
-
-
-def test_contract_slices_hold_no_number_that_json_has_not(fake):
-    result = fake.slices(0.1, 1.0)
-    result.robust_loss[:, 0] = np.inf
-    chart = charts.slices({"at": [result]}, "loss")
-    robust = next(trace for trace in chart["data"] if trace.get("name") == "at, robust")
-    assert robust["y"][0] is None and robust["y"][1] is not None
-    assert "NaN" not in json.dumps(chart, allow_nan=False)
 
 
 def test_contract_scatter_has_a_point_a_run_with_its_intervals(fake):

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from robustscape.display import threat_words
-from robustscape.figures import flatness, histograms, images, panels, slices, training_curves
+from robustscape.evaluation.correlation import LEAST
+from robustscape.figures import flatness, histograms, images, panels, pictures, training_curves
+from robustscape.figures import relations as relation_figures
 from robustscape.figures.style import caption, figure, legend, save, styled
-from robustscape.runs import RunFolder, StudyFolder, checkpoints, grouped, logs, read_folders
+from robustscape.pictures.all import shown
+from robustscape.relations import GAP, LATE, LOSS, Relations, relations
+from robustscape.runs import RunFolder, StudyFolder, checkpoints, grouped, labels, logs, read_folders
 from robustscape.types import BadInput
 
 Form: TypeAlias = Literal["pdf", "png", "svg"]
@@ -27,8 +31,8 @@ def draw(run: Path | Sequence[Path], out: Path | None = None, *, form: Form = "p
         form: Kind of file.
 
     Returns:
-        The files written: training-curves, and for each checkpoint slices, flatness, histograms and, for
-        each run, images; one for each part of a study that has a figure.
+        The files written: training-curves, and for each checkpoint one of every measurement, histograms and, for
+        each run, images; of four runs and more relations; one for each part of a study that has a figure.
 
     Raises:
         BadInput: neither a run nor a study there, nothing to draw, or several runs without ``out``.
@@ -41,7 +45,7 @@ def draw(run: Path | Sequence[Path], out: Path | None = None, *, form: Form = "p
     if found.runs:
         out = paths[0] / "figures" if out is None else out
         with styled():
-            parts = (_curves, _slices, _flatness, _histograms, _images)
+            parts = (_curves, _pictures, _flatness, _relations, _histograms, _images)
             made += [path for part in parts for path in part(found.runs, out, form)]
     if not made:
         raise BadInput(f"{paths[0]} holds nothing to draw yet: neither a training log, nor results, nor panels")
@@ -78,22 +82,17 @@ def _last_tracked(log: Any) -> Mapping[str, Any]:
     return next((entry.tracked for entry in reversed(log.epochs) if entry.tracked), {})
 
 
-def _slices(folders: Sequence[RunFolder], out: Path, form: Form) -> list[Path]:
+def _pictures(folders: Sequence[RunFolder], out: Path, form: Form) -> list[Path]:
+    """A figure of every measurement that has a picture, for each checkpoint."""
     paths = []
-    for checkpoint in checkpoints(folders, "slices"):
-        found = grouped(folders, f"slices-{checkpoint}")
-        made, (left, right) = figure(1, 2, height=2.4)
-        slices.draw(left, found, quantity="loss")
-        slices.draw(right, found, quantity="error")
-        legend(made, _drawn(found), [("-", "robust"), ("--", "clean")])
-        one = next(result for group in found.values() for result in group)
-        directions = " / ".join(str(d) for d in dict.fromkeys(len(r.clean_loss) for g in found.values() for r in g))
-        caption(
-            made,
-            f"Checkpoint {checkpoint}; {directions} directions a run, mean and one standard deviation; adversarial "
-            f"examples retaken at every position: {one.attack}; {one.split}, n = {one.n:,}. {_seeds(found)}",
+    for each in shown(folders, every=True):
+        seeds = ", ".join(f"{label} {count}" for label, count in each.runs.items() if count)
+        text = " ".join([f"{each.picture.title}.", *([f"Checkpoint {each.checkpoint}."] if each.checkpoint else []),
+                         f"Seeds: {seeds}."])  # fmt: skip
+        path = out / f"{each.stem}{f'-{each.checkpoint}' if each.checkpoint else ''}.{form}"
+        paths.append(
+            pictures.write(each.picture, [label if count else "" for label, count in each.runs.items()], text, path)
         )
-        paths.append(save(made, out / f"slices-{checkpoint}.{form}"))
     return paths
 
 
@@ -113,8 +112,50 @@ def _flatness(folders: Sequence[RunFolder], out: Path, form: Form) -> list[Path]
             f"{evaluation.attack}, {evaluation.split}, n = {evaluation.robust_error.n:,}; 95 % intervals. "
             f"{_seeds(found)}",
         )
-        paths.append(save(made, out / f"flatness-{checkpoint}.{form}"))
+        paths.append(save(made, out / f"error-flatness-{checkpoint}.{form}"))
     return paths
+
+
+def _relations(folders: Sequence[RunFolder], out: Path, form: Form) -> list[Path]:
+    """What goes with robustness, of four runs and more: the first measure's parts, then each measure's own panel."""
+    found = relations(folders) if len(folders) >= LEAST else None
+    if found is None or len(found.last) < LEAST:
+        return []
+    measures = list(found.measures)
+    parts = [(measures[0], outcome) for outcome in (LOSS, GAP, LATE)] if measures else []
+    paths = [_related(found, folders, parts, out / f"relations.{form}", errors=True)]
+    others = [(measure, LOSS) for measure in measures]
+    if len(others) > 1:
+        paths.append(_related(found, folders, others, out / f"relations-measures.{form}"))
+    return paths
+
+
+def _related(
+    found: Relations,
+    folders: Sequence[RunFolder],
+    parts: Sequence[tuple[str, str]],
+    path: Path,
+    *,
+    errors: bool = False,
+) -> Path:
+    """Write a figure of (measure, outcome) panels, the robust error against the loss behind the first."""
+    count = len(parts) + errors
+    judged = found.judged
+    assert judged is not None, "at least four runs were judged"
+    made, axes = figure(-(-count // 2), min(count, 2), height=2.2 * -(-count // 2) + 0.5)
+    rest = list(axes)
+    if errors:
+        relation_figures.draw_errors(rest.pop(min(1, count - 1)), found)
+    for ax, (measure, outcome) in zip(rest, parts, strict=False):
+        relation_figures.draw(ax, found, x=measure, y=outcome)
+    for ax in rest[len(parts) :]:
+        ax.set_visible(False)
+    there = {network.label for network in found.last}
+    legend(made, [label if label in there else "" for label in labels(folders)])
+    text = "Filled: last checkpoint, open: best, an arrow between the two; 95 % intervals; dotted: least squares. "
+    text += f"{threat_words(judged.norm, judged.eps)}, {judged.attack}, test, n = {judged.robust_loss.n:,}. "
+    caption(made, " ".join([text + f"Runs: {len(found.last)}.", *found.notes]))
+    return save(made, path)
 
 
 def _histograms(folders: Sequence[RunFolder], out: Path, form: Form) -> list[Path]:

@@ -86,12 +86,13 @@ def legend(made: Figure, names: Iterable[str], lines: Iterable[tuple[Any, str]] 
     Args:
         made: The figure.
         names: The groups' labels in their order, "" for one that is not drawn.
-        lines: (line style, meaning).
+        lines: (line style, or how the line is drawn, and its meaning).
     """
     from matplotlib.lines import Line2D
 
     groups = [Line2D([], [], color=group_colour(g), label=name) for g, name in enumerate(names) if name]
-    styles = [Line2D([], [], color=INK, linestyle=style, label=meaning) for style, meaning in lines]
+    looks = [(style if isinstance(style, dict) else {"linestyle": style}, meaning) for style, meaning in lines]
+    styles = [Line2D([], [], color=INK, label=meaning, **look) for look, meaning in looks]
     handles = [*groups, *styles]
     rows = 1 + sum(len(str(handle.get_label())) + 7 for handle in handles) // 100
     made.legend(handles=handles, loc="outside upper left", ncols=-(-len(handles) // rows))

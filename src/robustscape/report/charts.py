@@ -14,17 +14,18 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from robustscape.display import FEW, LIGHT, Band, Line, Panel, accuracy_band, lr_drops, slice_band, tracked_sets
+from robustscape.display import FEW, LIGHT, Band, Line, Panel, accuracy_band, lr_drops, tracked_sets
 from robustscape.evaluation.result import Evaluation
 from robustscape.landscape.flatness import FlatnessResult
 from robustscape.landscape.histograms import WeightResult
-from robustscape.landscape.slices import SliceResult
 from robustscape.training.log import TrainingLog
 
 Chart: TypeAlias = dict[str, Any]
 """``data`` and ``layout`` as plotly.js takes them."""
 
-_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star")
+"""Markers of groups, in their order: a second sign beside the colour."""
+
 _HELD_OUT = ("solid", "dash", "dashdot")
 
 
@@ -44,20 +45,7 @@ def curves(logs: Mapping[str, Sequence[TrainingLog]], quantity: Literal["robust"
          "line": {"width": 1, "dash": "dot", "color": "--faint"}, "layer": "below"}
         for e in drops
     ]  # fmt: skip
-    return _chart(data, x="epoch", y=f"{quantity} accuracy, %", shapes=lines)
-
-
-def slices(results: Mapping[str, Sequence[SliceResult]], quantity: Literal["loss", "error"]) -> Chart:
-    """Return the robust (solid) and clean (dashed) loss or error along random directions."""
-    scale, form, unit = (100, ".1f", " %") if quantity == "error" else (1, ".3f", " nats")
-    data = []
-    for group, (label, found) in enumerate(results.items()):
-        for inputs, dash in (("clean", "dash"), ("robust", "solid")) if found else ():
-            curve = slice_band(found, f"{inputs}_{quantity}")
-            data += _banded(curve, group, f"{label}, {inputs}", scale=scale, dash=dash, form=form, unit=unit)
-    return _chart(
-        data, x="position along the direction", y="error, %" if quantity == "error" else "loss, nats per example"
-    )
+    return chart(data, x="epoch", y=f"{quantity} accuracy, %", shapes=lines)
 
 
 def scatter(points: Mapping[str, Mapping[str, Sequence[tuple[FlatnessResult, Evaluation]]]]) -> Chart:
@@ -71,7 +59,7 @@ def scatter(points: Mapping[str, Mapping[str, Sequence[tuple[FlatnessResult, Eva
         for group, (label, pairs) in enumerate(groups.items()):
             if pairs:
                 data.append(_points(f"{label}, {checkpoint}", group, pairs, filled=place == 0))
-    return _chart(data, x="flatness: rise of the robust loss, nats", y="robust error, %", hovermode="closest")
+    return chart(data, x="flatness: rise of the robust loss, nats", y="robust error, %", hovermode="closest")
 
 
 def histograms(results: Mapping[str, Sequence[WeightResult]], layers: Sequence[str]) -> Chart:
@@ -86,15 +74,15 @@ def histograms(results: Mapping[str, Sequence[WeightResult]], layers: Sequence[s
                     {
                         "type": "scatter",
                         "mode": "lines",
-                        "name": _plain_text(label),
-                        "x": _numbers((edges[1:] + edges[:-1]) / 2),
-                        "y": _numbers(np.where(counts > 0, density, np.nan)),
-                        "line": {"color": _series(group), "width": 1.8, "shape": "hvh"},
+                        "name": plain_text(label),
+                        "x": numbers((edges[1:] + edges[:-1]) / 2),
+                        "y": numbers(np.where(counts > 0, density, np.nan)),
+                        "line": {"color": series(group), "width": 1.8, "shape": "hvh"},
                         "hovertemplate": "%{y:.3g}",
                         "meta": {"group": group, "layer": layers.index(name)},
                     }
                 )
-    return _chart(data, x="weight", y="density", logarithmic=True)
+    return chart(data, x="weight", y="density", logarithmic=True)
 
 
 def names(panels: Sequence[Panel]) -> dict[str, Line]:
@@ -123,17 +111,17 @@ def panels(found: Sequence[Panel], *, of: str) -> list[Chart]:
             {
                 "type": "scatter",
                 "mode": "lines" if len(line.x) > FEW else "lines+markers",
-                "name": _plain_text(line.name),
-                "x": _numbers(line.x),
-                "y": _numbers(line.y),
-                "line": {"color": _series(line.group), "width": 2, "dash": dash(line)},
-                "marker": {"color": _series(line.group), "size": 6},
+                "name": plain_text(line.name),
+                "x": numbers(line.x),
+                "y": numbers(line.y),
+                "line": {"color": series(line.group), "width": 2, "dash": dash(line)},
+                "marker": {"color": series(line.group), "size": 6},
                 "hovertemplate": "%{y:.4g}",
                 "meta": {"of": of, "group": groups.index(line.name)},
             }
             for line in panel.lines
         ]
-        made.append(_chart(data, x=_plain_text(panel.x), y=_plain_text(panel.y)))
+        made.append(chart(data, x=plain_text(panel.x), y=plain_text(panel.y)))
     return made
 
 
@@ -148,11 +136,11 @@ def _banded(
     line = {
         "type": "scatter",
         "mode": "lines" if len(curve.x) > FEW else "lines+markers",
-        "name": _plain_text(name),
-        "x": _numbers(curve.x),
-        "y": _numbers(scale * curve.mean),
-        "line": {"color": _series(group), "width": 2, "dash": dash},
-        "marker": {"color": _series(group), "size": 6},
+        "name": plain_text(name),
+        "x": numbers(curve.x),
+        "y": numbers(scale * curve.mean),
+        "line": {"color": series(group), "width": 2, "dash": dash},
+        "marker": {"color": series(group), "size": 6},
         "hovertemplate": f"%{{y:{form}}}{unit}",
         "meta": meta,
     }
@@ -161,11 +149,11 @@ def _banded(
     outline = {
         "type": "scatter",
         "mode": "lines",
-        "x": _numbers(np.concatenate([curve.x, curve.x[::-1]])),
-        "y": _numbers(scale * np.concatenate([curve.high, curve.low[::-1]])),
+        "x": numbers(np.concatenate([curve.x, curve.x[::-1]])),
+        "y": numbers(scale * np.concatenate([curve.high, curve.low[::-1]])),
         "fill": "toself",
         "fillcolor": f"--band-{group % len(LIGHT)}",
-        "line": {"width": 0, "color": _series(group)},
+        "line": {"width": 0, "color": series(group)},
         "hoverinfo": "skip",
         "meta": meta,
     }
@@ -177,34 +165,35 @@ def _points(
 ) -> dict[str, Any]:
     flats = [flat.robust for flat, _ in pairs]
     errors = [evaluation.robust_error for _, evaluation in pairs]
-    symbol = _SYMBOLS[group % len(_SYMBOLS)]
+    symbol = SYMBOLS[group % len(SYMBOLS)]
     return {
         "type": "scatter",
         "mode": "markers",
-        "name": _plain_text(name),
-        "x": _numbers([e.value for e in flats]),
-        "y": _numbers([100 * e.value for e in errors]),
-        "error_x": _bars([(e.value - e.low, e.high - e.value) for e in flats], group),
-        "error_y": _bars([(100 * (e.value - e.low), 100 * (e.high - e.value)) for e in errors], group),
-        "marker": {"symbol": symbol if filled else f"{symbol}-open", "size": 11, "color": _series(group)},
+        "name": plain_text(name),
+        "x": numbers([e.value for e in flats]),
+        "y": numbers([100 * e.value for e in errors]),
+        "error_x": bars([(e.value - e.low, e.high - e.value) for e in flats], group),
+        "error_y": bars([(100 * (e.value - e.low), 100 * (e.high - e.value)) for e in errors], group),
+        "marker": {"symbol": symbol if filled else f"{symbol}-open", "size": 11, "color": series(group)},
         "hovertemplate": "flatness %{x:.3f} nats<br>robust error %{y:.1f} %",
         "meta": {"group": group},
     }
 
 
-def _bars(lengths: Sequence[tuple[float, float]], group: int) -> dict[str, Any]:
+def bars(lengths: Sequence[tuple[float, float]], group: int) -> dict[str, Any]:
+    """Return error bars, (below, above) for each point, in the colour of a group."""
     return {
         "type": "data",
         "symmetric": False,
-        "arrayminus": _numbers([low for low, _ in lengths]),
-        "array": _numbers([high for _, high in lengths]),
-        "color": _series(group),
+        "arrayminus": numbers([low for low, _ in lengths]),
+        "array": numbers([high for _, high in lengths]),
+        "color": series(group),
         "thickness": 1.2,
         "width": 3,
     }
 
 
-def _chart(
+def chart(
     data: list[dict[str, Any]],
     *,
     x: str,
@@ -213,6 +202,7 @@ def _chart(
     hovermode: str = "x unified",
     logarithmic: bool = False,
 ) -> Chart:
+    """Return a chart of some traces; ``x`` and ``y`` are the axes' titles, ``logarithmic`` is the vertical one."""
     scale = {"type": "log", "exponentformat": "power", "dtick": 1} if logarithmic else {}
     layout = {
         "xaxis": {"title": {"text": x}},
@@ -223,15 +213,16 @@ def _chart(
     return {"data": data, "layout": layout}
 
 
-def _series(group: int) -> str:
+def series(group: int) -> str:
+    """Return the name of a group's colour."""
     return f"--series-{group % len(LIGHT)}"
 
 
-def _plain_text(text: str) -> str:
-    """Words as they are: plotly.js reads a little HTML in the names of traces."""
+def plain_text(text: str) -> str:
+    """Return words as they are: plotly.js reads a little HTML in the names of traces."""
     return html.escape(text, quote=False)
 
 
-def _numbers(values: Any) -> list[float | None]:
-    """Numbers for JSON, to six digits; None where there is none, which leaves a hole in a line."""
+def numbers(values: Any) -> list[float | None]:
+    """Return numbers for JSON, to six digits; None where there is none, which leaves a hole in a line."""
     return [float(f"{value:.6g}") if math.isfinite(value) else None for value in map(float, values)]

@@ -30,8 +30,14 @@
     for (const trace of data) {
       trace.visible = !hidden.has(key(trace.meta.of, trace.meta.group)) && (layers[id] === undefined || trace.meta.layer === layers[id]);
     }
+    const across = charts[id].across?.[layers[id]]; // what the horizontal axis shows, where layers differ in it
+    const xaxis = across ? { ...layout.xaxis, title: { text: across } } : layout.xaxis;
+    const turned = layout.scene && { ...layout.scene, dragmode: "turntable", bgcolor: "rgba(0,0,0,0)" };
+    for (const name of turned ? ["xaxis", "yaxis", "zaxis"] : []) {
+      turned[name] = { ...turned[name], gridcolor: css("--line"), zerolinecolor: css("--line"), linecolor: css("--faint"), showspikes: false };
+    }
     const look = {
-      ...layout, xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis), showlegend: false,
+      ...layout, ...(turned && { scene: turned }), xaxis: axis(xaxis), yaxis: axis(layout.yaxis), showlegend: false,
       margin: { l: 8, r: 8, t: 8, b: 8 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: "system-ui, -apple-system, 'Segoe UI', Roboto, Arial, sans-serif", size: narrow.matches ? 12 : 13,
         color: css("--soft") },
@@ -40,7 +46,7 @@
       dragmode: touch.matches ? false : "zoom",
     };
     const config = { responsive: true, displaylogo: false, displayModeBar: touch.matches ? false : "hover",
-      modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
+      modeBarButtons: [turned ? ["toImage", "resetCameraDefault3d"] : ["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
     return Plotly.react(id, data, look, config);
   };
   const all = () => Promise.all(Object.keys(charts).map(draw));

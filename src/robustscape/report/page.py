@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from robustscape.display import DARK, LIGHT
-from robustscape.report import pieces, sections
+from robustscape.report import pictures, pieces, relations, sections
 from robustscape.report.charts import Chart
 from robustscape.report.study_sections import study
 from robustscape.report.words import about_studies, cautions, settings, verdict
@@ -66,8 +66,10 @@ def _of_runs(folders: Sequence[RunFolder], charts: dict[str, Chart]) -> list[str
         '<div class="runs">',
         _legend(folders),
         sections.training(folders, charts),
-        sections.landscape(folders, charts),
+        sections.slices(folders),
+        *pictures.sections(folders, charts),
         sections.flatness(folders, charts),
+        relations.section(folders, charts),
         sections.attacks(folders),
         sections.comparison(folders),
         sections.classes(folders),

@@ -52,30 +52,12 @@ def training(folders: Sequence[RunFolder], drawn: dict[str, Chart]) -> str:
     return pieces.section("training", "Training", lead, both + pieces.keys(dashes) + pieces.note(note) + missing)
 
 
-def landscape(folders: Sequence[RunFolder], drawn: dict[str, Chart]) -> str:
-    """Return the slices of the loss in weight space."""
-    title, lead = "Loss landscape", "The loss when the weights move along random directions; flat is better."
-    names = checkpoints(folders, "slices")
-    if not names:
-        return pieces.section("landscape", title, lead, _missing(folders, "slices", "slices-last", "No slices"))
-    found = grouped(folders, f"slices-{names[0]}")
-    drawn["slices-loss"] = charts.slices(found, "loss")
-    drawn["slices-error"] = charts.slices(found, "error")
-    both = pieces.pair(
-        pieces.figure("slices-loss", "Loss along random directions", "Robust and clean loss against the position."),
-        pieces.figure("slices-error", "Error along random directions", "Robust and clean error against the position."),
-    )
-    results = [result for group in found.values() for result in group]
-    how = {
-        f"{r.scheme}-normalised, {len(r.clean_loss)} directions; {r.attack}; {r.split}, n = {r.n:,}" for r in results
-    }
-    note = f"Checkpoint {names[0]}. Adversarial examples are made anew at every position. {' / '.join(sorted(how))}. "
-    note += "Bands: one standard deviation over directions and seeds."
-    if len({result.scheme for result in results}) > 1:
-        note += " Directions were normalised in different ways: positions do not compare."
-    keys = pieces.keys([("none", "under attack"), ("7 4", "clean")])
-    missing = _missing(folders, "slices", f"slices-{names[0]}", "No slices")
-    return pieces.section("landscape", title, lead, both + keys + pieces.note(note) + missing)
+def slices(folders: Sequence[RunFolder]) -> str:
+    """Return how slices of the loss in weight space are made, "" where any run has them."""
+    if checkpoints(folders, "slices"):
+        return ""
+    lead = "The loss when the weights move along random directions; flat is better."
+    return pieces.section("landscape", "Loss landscape", lead, _missing(folders, "slices", "slices-last", "No slices"))
 
 
 def flatness(folders: Sequence[RunFolder], drawn: dict[str, Chart]) -> str:

@@ -1,0 +1,1 @@
+"""Results -> pictures as plain data, one file a measurement: what figures and the report draw alike."""

@@ -1,0 +1,81 @@
+"""What was measured while networks trained: each measure's main number against the epoch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from robustscape.landscape.flatness import FlatnessResult
+from robustscape.landscape.headlines import Headline, headlines
+from robustscape.pictures.plot import Picture, Plot, Trace
+from robustscape.runs import RunFolder
+
+_FILE = re.compile(r"(?P<stem>.+)-epoch-(?P<epoch>\d+)")
+
+
+def picture(folders: Sequence[RunFolder]) -> Picture | None:
+    """Return the numbers of all measures over the epochs, and robust loss against flatness; None where none are."""
+    found = {folder.path: _epochs(folder) for folder in folders}
+    stems = sorted({stem for of in found.values() for stem, (_, results) in of.items() if len(results) > 1})
+    plots = [plot for stem in stems if (plot := _numbers(folders, [found[f.path].get(stem) for f in folders]))]
+    if "flatness" in stems:
+        flat = [(folder, found[folder.path].get("flatness", ([], []))) for folder in folders]
+        plots += [_trajectory(folder, *of) for folder, of in flat if len(of[0]) > 1]
+    if not plots:
+        return None
+    result = next(results[0] for of in found.values() for _, results in of.values())
+    return Picture(
+        kind="loss",
+        title="Through training",
+        lead="What was measured at the end of some epochs: where flatness is lost, and when.",
+        plots=tuple(plots),
+        how=(
+            f"a line a run, with 95 % intervals where there are; {getattr(result, 'split', '')}, "
+            f"n = {getattr(result, 'n', 0):,}",
+        ),
+        care=("along one run everything changes with the epoch: what goes together need not cause each other",),
+    )
+
+
+def _epochs(folder: RunFolder) -> dict[str, tuple[list[int], list[Any]]]:
+    """Return, by the stem of the file, the epochs that were measured, rising, with their results."""
+    found: dict[str, dict[int, Any]] = {}
+    for file, result in folder.results.items():
+        if match := _FILE.fullmatch(file):
+            found.setdefault(match["stem"], {})[int(match["epoch"])] = result
+    return {stem: (sorted(of), [of[epoch] for epoch in sorted(of)]) for stem, of in found.items()}
+
+
+def _numbers(folders: Sequence[RunFolder], found: Sequence[tuple[list[int], list[Any]] | None]) -> Plot | None:
+    """Return the first number of a measure against the epoch, a line a run."""
+    traces, name, unit = [], "", ""
+    for folder, of in zip(folders, found, strict=True):
+        shown = [(epoch, main[0]) for epoch, r in zip(*of, strict=True) if (main := headlines(r))] if of else []
+        shown = [(epoch, number) for epoch, number in shown if number.name == (name or number.name)]
+        if shown:
+            name, unit = shown[0][1].name, shown[0][1].unit
+            numbers: list[Headline] = [number for _, number in shown]
+            low, high = (np.array([getattr(n, end) for n in numbers], dtype=float) for end in ("low", "high"))
+            ends = (low, high) if np.isfinite(low).any() else (None, None)
+            x, y = np.array([float(epoch) for epoch, _ in shown]), np.array([n.value for n in numbers])
+            label = f"{folder.label}, seed {folder.seed}"
+            traces.append(Trace(name=label, group=folder.group, x=x, y=y, low=ends[0], high=ends[1]))
+    if not traces:
+        return None
+    return Plot(title=name, x="epoch", y=f"{name}, {unit}" if unit else name, traces=tuple(traces))
+
+
+def _trajectory(folder: RunFolder, epochs: Sequence[int], results: Sequence[FlatnessResult]) -> Plot:
+    """Return the robust loss against flatness along one run, coloured by epoch (Stutz 2021, figure 6)."""
+    x, y = np.array([r.robust.value for r in results]), np.array([r.reference_robust_loss for r in results])
+    trace = Trace(name=folder.label, group=folder.group, x=x, y=y, style="points", shade=np.array(epochs, dtype=float))
+    return Plot(
+        title=f"{folder.label}, seed {folder.seed}",
+        x="flatness: rise of the robust loss, nats",
+        y="robust loss, nats",
+        traces=(trace,),
+        z="epoch",
+    )

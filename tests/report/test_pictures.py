@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from robustscape.pictures.plot import Plane, Plot, Trace
+from robustscape.pictures.slices import picture
+from robustscape.report.pictures import contour, line_chart, sections, surfaces
+from robustscape.results import save
+from robustscape.runs import read_runs
+
+
+def test_contract_slices_hold_no_number_that_json_has_not(fake):
+    result = fake.slices(0.1, 1.0)
+    result.robust_loss[:, 0] = np.inf
+    chart = line_chart(picture({"<b>": [result]}).plots[0])
+    robust = next(trace for trace in chart["data"] if trace.get("name") == "&lt;b&gt;, robust")
+    assert robust["y"][0] is None and robust["y"][1] is not None
+    assert (robust["line"]["dash"], robust["meta"]) == ("solid", {"group": 0})
+
+
+def test_contract_axes_levels_and_ticks():
+    point = Trace(name="p", group=1, x=np.array([0.0]), y=np.array([2.0]), low=np.array([1.0]), high=np.array([4.0]),
+                  style="points")  # fmt: skip
+    plot = Plot(title="", x="", y="y", traces=(point,), log="y", ticks=("<i>",), levels=((10.0, "ten"),))
+    chart = line_chart(plot)
+    assert chart["layout"]["xaxis"]["ticktext"] == ["&lt;i&gt;"]
+    assert chart["layout"]["annotations"][0]["y"] == 1 and chart["layout"]["shapes"][0]["y0"] == 10
+    (trace,) = chart["data"]
+    assert (trace["error_y"]["arrayminus"], trace["error_y"]["array"]) == ([1], [2])
+    assert trace["marker"]["symbol"] == "square"
+
+
+def test_contract_surfaces_are_shown_one_at_a_time_on_one_scale():
+    at = np.linspace(-1, 1, 3)
+    plots = [
+        Plot(title=name, x="α", y="β", z="loss", plane=Plane(name=name, group=group, x=at, y=at, z=np.ones((3, 3)),
+             lowest=0.0, highest=2.0, path=np.array([[0.0, 1.0]]), stops=("start",), form="surface"))
+        for group, name in enumerate("ab")
+    ]  # fmt: skip
+    chart = surfaces(plots)
+    assert [trace["meta"]["layer"] for trace in chart["data"]] == [0, 1]
+    assert chart["layout"]["scene"]["zaxis"]["range"] == [0, 2]
+    filled, path = contour(plots[0], plots[0].plane)["data"]
+    assert (filled["zmin"], filled["zmax"], path["text"]) == (0, 2, ["start"])
+
+
+@pytest.mark.parametrize("stem", ["slices", "slices_adversarial"])
+def test_contract_what_some_runs_lack_is_named_with_its_command(fake, tmp_path, stem):
+    kinds = (("at", None), ("awp", fake.AWP))
+    runs = [fake.run(tmp_path / name, name=name, weights=weights, whole=False) for name, weights in kinds]
+    save(fake.slices(0.1, 1.0), runs[0] / "results" / f"{stem}-last.json")
+    drawn = {}
+    (text,) = sections(read_runs(runs), drawn)
+    assert list(drawn) == [f"measured-{stem}-1", f"measured-{stem}-2"]
+    asked = "slices" if stem == "slices" else "slices --slices.along adversarial"
+    assert f"robustscape measure {runs[1]} {asked}</code>" in text
+    assert "Not measured of awp (seed 0)" in text
