@@ -133,7 +133,7 @@ def _marks(trace: Trace) -> dict[str, Any]:
 def _bar(ax: Axes, trace: Trace, place: int, count: int) -> None:
     width, colour = 0.8 / count, _colour(trace.group)
     open_ones: dict[str, Any] = {"facecolor": "none", "edgecolor": colour, "hatch": "////"}
-    look = {"color": colour} if trace.style == "bars" else open_ones
+    look: dict[str, Any] = {"color": colour} if trace.style == "bars" else open_ones
     y = np.where(np.isfinite(trace.y), trace.y, np.nan)
     ax.bar(trace.x - 0.4 + (place + 0.5) * width, y, width, linewidth=0.6, **look)
 
