@@ -132,7 +132,7 @@ def test_contract_the_commands_of_the_guide_are_understood(monkeypatch, tmp_path
     monkeypatch.setattr(bench, "_earlier", lambda *_: "an earlier result")
     monkeypatch.setattr(bench, "slower", lambda *_: ())
     commands = re.findall(r"^\.venv-peers/bin/robustscape (bench.*?)(?:  #.*)?$", HOWTO.read_text(), re.MULTILINE)
-    assert len(commands) == 6
+    assert len(commands) == 7
     for command in commands:
         asked.clear()
         assert main(shlex.split(command)) == 0

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from robustscape import modes
 from robustscape.evaluation.judging import batches, judge, search
+from robustscape.landscape._twice import Twice
 from robustscape.runtime.predicting import available, bytes_per_example, fitting
 from robustscape.runtime.ranks import world
 from robustscape.runtime.settings import exact_products
@@ -234,11 +235,12 @@ def _units(weights: Params, coordinates: Coordinates) -> Tensor:
 
 @contextmanager
 def _twice(model: nn.Module) -> Iterator[None]:
-    """Run the block's forwards as what can be differentiated twice: fused attention and compiled code cannot."""
+    """Run the block's forwards as what is best differentiated twice: fused attention and compiled code cannot be."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         if any(hasattr(module, "_orig_mod") or module._compiled_call_impl for module in model.modules()):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(Twice())
         yield
