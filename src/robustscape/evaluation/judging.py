@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -125,10 +125,26 @@ class Performance:
 
 
 def performance(subject: Subject, attack: Attack, *tags: str | int) -> Performance:
-    """Return clean and robust loss and error, all from one attack on every example.
+    """Return clean and robust loss and error, all from one attack on every example; see ``columns``.
 
-    The robust ones are the worse of the clean and the attacked input, example by example: the clean input is
-    inside the threat model too.
+    Raises:
+        Diverged: a loss is not finite.
+    """
+    return mean_of([some for some, _ in columns(subject, attack, *tags)])
+
+
+def mean_of(some: Sequence[Tensor]) -> Performance:
+    """Return the means over all examples of the columns of at least one batch."""
+    means = sum((part.sum(dim=1) for part in some), torch.zeros(4, dtype=torch.float64))
+    means = (means / sum(part.shape[1] for part in some)).tolist()
+    return Performance(clean_loss=means[0], clean_error=means[1], robust_loss=means[2], robust_error=means[3])
+
+
+def columns(subject: Subject, attack: Attack, *tags: str | int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give for each batch what its examples come to under one attack, and what the attack found, (M, C, H, W).
+
+    What they come to is (4, M), float64, on the CPU: the fields of ``Performance`` for each example, errors 0 or 1. The
+    robust ones are the worse of the clean and the attacked input: the clean input is inside the threat model too.
 
     Args:
         subject: What is looked at, at its model's present weights.
@@ -138,13 +154,14 @@ def performance(subject: Subject, attack: Attack, *tags: str | int) -> Performan
     Raises:
         Diverged: a loss is not finite.
     """
-    sums = torch.zeros(4, dtype=torch.float64)
     with subject.view as searched:
         for rows, count in batches(subject):
-            clean_loss, clean_wrong = judge(subject.model, subject.x[rows], subject.y[rows], parts=subject.parts)
+            clean = judge(subject.model, subject.x[rows], subject.y[rows], parts=subject.parts)
             found = search(subject, searched, attack, rows, *tags)
-            worst = torch.maximum(clean_loss, found.loss)
-            columns = torch.stack([c.double() for c in (clean_loss, clean_wrong, worst, clean_wrong | found.wrong)])
-            sums += columns[:, :count].sum(dim=1).cpu()
-    means = (sums / len(subject.x)).tolist()
-    return Performance(clean_loss=means[0], clean_error=means[1], robust_loss=means[2], robust_error=means[3])
+            yield worst_of(*clean, found.loss, found.wrong)[:, :count], found.x_adv[:count]
+
+
+def worst_of(clean_loss: Tensor, clean_wrong: Tensor, loss: Tensor, wrong: Tensor) -> Tensor:
+    """Return the columns, (4, N), of examples judged clean and attacked, (N,) each."""
+    found = (clean_loss, clean_wrong, torch.maximum(clean_loss, loss), clean_wrong | wrong)
+    return torch.stack([column.double() for column in found]).cpu()

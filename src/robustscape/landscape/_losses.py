@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
-from robustscape.evaluation.judging import batches, inside, judge, search
-from robustscape.evaluation.together import slots
-from robustscape.runtime import TRUTH
-from robustscape.runtime.memory import out_of_memory
-from robustscape.runtime.together import Together
-from robustscape.streams import Apart, Streams, joined
+from robustscape.evaluation.judging import columns
+from robustscape.evaluation.together import Tags, columns_at
 from robustscape.types import Attack, Params, Plain, Subject
-from robustscape.weights.space import shifted
-
-Tags = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,74 +57,19 @@ def attacked(subject: Subject, attack: Attack, *tags: str | int) -> tuple[Losses
     Raises:
         Diverged: a loss is not finite.
     """
-    found, inputs = [], []
-    with subject.view as searched:
-        for rows, count in batches(subject):
-            clean = judge(subject.model, subject.x[rows], subject.y[rows], parts=subject.parts)
-            made = search(subject, searched, attack, rows, *tags)
-            found.append(_columns(*clean, made.loss, made.wrong)[:, :count])
-            inputs.append(made.x_adv[:count])
-    return _losses(torch.cat(found, dim=1)), torch.cat(inputs)
+    some, inputs = zip(*columns(subject, attack, *tags), strict=True)
+    return _losses(some), torch.cat(inputs)
 
 
 def losses_at(subject: Subject, attack: Attack, vs: Sequence[Params], tags: Sequence[Tags]) -> list[Losses]:
-    """Return ``losses`` at w + v for several v: in one pass for narrow networks, and then equal but for rounding.
-
-    Args:
-        subject: What is looked at; is left without a trace.
-        attack: Run in the subject's precision; judged in the model's own.
-        vs: Perturbations v, of some or all parameters; empty for w itself.
-        tags: For each, the purpose of its random numbers.
-
-    Raises:
-        Diverged: a loss is not finite.
-    """
-    size = slots(subject, len(vs))
-    if size > 1:
-        try:
-            some = [slice(start, start + size) for start in range(0, len(vs), size)]
-            return [one for few in some for one in _in_one_pass(subject, attack, vs[few], tags[few])]
-        except RuntimeError as error:
-            if not isinstance(error, Apart) and not out_of_memory(error):
-                raise
-            # Outside the handler, which holds what the pass made.
-    found = []
-    for v, tag in zip(vs, tags, strict=True):
-        with shifted(subject.model, v) if v else nullcontext():
-            found.append(losses(subject, attack, *tag))
-    return found
+    """Return ``losses`` at w + v for several v, none for w itself; see ``evaluation.together.columns_at``."""
+    return [_losses(some) for some in columns_at(subject, attack, vs, tags)]
 
 
-def _in_one_pass(subject: Subject, attack: Attack, vs: Sequence[Params], tags: Sequence[Tags]) -> list[Losses]:
-    count, size = len(vs), min(subject.batch, len(subject.x))
-    points = [_moved(subject, v) for v in vs]
-    searched = Together(subject.model, points, rows=size, runtime=subject.runtime)
-    judged = Together(subject.model, points, rows=size, runtime=TRUTH)
-    found = []
-    for rows, meant in batches(subject):
-        x, y = (value[rows].repeat(count, *[1] * (value.ndim - 1)) for value in (subject.x, subject.y))
-        streams = joined([Streams(subject.seed, tag, subject.index[rows]) for tag in tags])
-        clean = judge(judged, x, y)
-        x_adv = attack(searched, x, y, rng=streams)
-        loss, wrong = judge(judged, x_adv, y)
-        allowed = inside(attack.threat, x_adv, x)
-        columns = _columns(*clean, loss.masked_fill(~allowed, -torch.inf), wrong & allowed)
-        found.append(columns.view(4, count, size)[:, :, :meant])
-    return [_losses(columns) for columns in torch.cat(found, dim=2).unbind(dim=1)]
-
-
-def _columns(clean_loss: Tensor, clean_wrong: Tensor, loss: Tensor, wrong: Tensor) -> Tensor:
-    columns = (clean_loss, clean_wrong, torch.maximum(clean_loss, loss), clean_wrong | wrong)
-    return torch.stack([column.double() for column in columns]).cpu()
-
-
-def _losses(columns: Tensor) -> Losses:
-    return Losses(**{field.name: column for field, column in zip(fields(Losses), columns, strict=True)})
-
-
-def _moved(subject: Subject, v: Params) -> Params:
-    with shifted(subject.model, v) if v else nullcontext():
-        return {name: value.detach().clone() for name, value in subject.model.named_parameters()}
+def _losses(some: Sequence[Tensor]) -> Losses:
+    return Losses(
+        **{field.name: column for field, column in zip(fields(Losses), torch.cat(list(some), 1), strict=True)}
+    )
 
 
 def joined_losses(parts: Sequence[Losses]) -> Losses:
