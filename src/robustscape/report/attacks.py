@@ -54,6 +54,23 @@ def attacks(folders: Sequence[RunFolder]) -> Table | None:
     return attack_table(rows)
 
 
+def remarks(folders: Sequence[RunFolder]) -> list[str]:
+    """Return a sentence for each attack that changed for few classes, or that float32 corrected."""
+    found = []
+    for folder in folders:
+        for file, names in evaluation_files([folder]).items():
+            where = f"{folder.label}, seed {folder.seed}, {' '.join(names)}"
+            for one in folder.results[file].searches:
+                parts = [one.note] if one.note else []
+                if one.unconfirmed:
+                    parts.append(f"{one.unconfirmed} successes of the search were not confirmed in float32")
+                if one.again:
+                    parts.append(f"{one.again} images were searched again in float32")
+                if parts:
+                    found.append(f"{where}: {one.name}: {'; '.join(parts)}.")
+    return found
+
+
 def to_lines(table: Table, *, width: int) -> str:
     """Return the table for a terminal, under its heading."""
     return f"Attack by attack:\n\n{to_text(table, width=width)}"

@@ -99,6 +99,11 @@ def attacks(folders: Sequence[RunFolder]) -> str:
     listed = "".join(f"<li>{escape(sentence)}</li>" for sentence in found)
     content = pieces.table(table, caption=caption, groups=False) + (said if made else "")
     content += f"<ul>{listed}</ul>" if found else ""
+    if more := attack_tables.remarks(folders):
+        items = "".join(f"<li>{escape(sentence)}</li>" for sentence in more)
+        content += (
+            f"<details><summary>What float32 corrected, and few classes changed</summary><ul>{items}</ul></details>"
+        )
     return pieces.section("attacks", "Attack by attack", lead, content)
 
 
