@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -356,3 +358,9 @@ def test_closed_form_gradients_that_vanish_and_ties_are_told():
     assert state["finite"].all() and not state["over"].any()
     broken = attack.step(_Nan(), attack.begin(_rows(_Flat(), x.repeat(1, 3, 1, 1), y, 0.01), Streams()), Streams())
     assert not broken["finite"].any()
+
+
+def test_closed_form_steps_that_cannot_cross_the_ball_are_noted():
+    short = PGD(threat=ThreatModel(eps=0.3), steps=20, step_size=2 / 255)
+    assert short.note(10) == "its 20 steps of 2/255 move an input by at most 0.157, and eps is 0.3"
+    assert replace(short, steps=39).note(10) == "" and PGD(steps=4, relative_step=0.25).note(10) == ""

@@ -61,6 +61,7 @@ def nearest(model, x, y, norm):
     return largest_eps(w, x.flatten(1), y, norm=norm, box=(0.0, 1.0), intercept=b)
 
 
+@pytest.mark.filterwarnings("ignore:targeted DLR needs four")
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("norm", THREATS)
 def test_contract_no_attack_beats_the_exact_adversary(attack, norm, classes, problem):

@@ -95,6 +95,10 @@ class CW:
         words = self.pgd().describe().replace("PGD", "CW")
         return words if self.kappa is None else words.replace(")", f", confidence {self.kappa:g})")
 
+    def note(self, classes: int) -> str:
+        """Return a sentence where all steps together are shorter than eps."""
+        return self.pgd().note(classes)
+
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, rng: Streams | None = None, eps: Tensor | None = None
     ) -> Tensor:

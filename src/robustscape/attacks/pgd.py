@@ -94,6 +94,14 @@ class PGD:
         name = "targeted PGD" if self.targeted else "PGD"
         return f"{name}-{self.steps} ({told(self.threat)}, step {fraction(self._step())}, {restarts})"
 
+    def note(self, classes: int) -> str:
+        """Return a sentence where all steps together are shorter than eps: edges of the ball stay out of reach."""
+        size, eps = self._step(), self.threat.eps
+        if self.steps * size >= eps * (1 - 1e-9):
+            return ""
+        far = f"{self.steps * size:.3g}, and eps is {fraction(eps)}"
+        return f"its {self.steps} steps of {fraction(size)} move an input by at most {far}"
+
     def _step(self) -> float:
         return self.relative_step * self.threat.eps if self.step_size is None else self.step_size
 

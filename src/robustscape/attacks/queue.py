@@ -95,10 +95,10 @@ class Walk(Protocol):
 
 @runtime_checkable
 class Noting(Protocol):
-    """An attack that has something to say of how many classes there are."""
+    """An attack that has something to say of its settings or of how many classes there are."""
 
     def note(self, classes: int) -> str:
-        """Return what its loss or targets become for so few classes, one sentence; "" where they are as they are."""
+        """Return what weakens it, or what so few classes make of its loss or targets, one sentence; "" for nothing."""
         ...
 
 

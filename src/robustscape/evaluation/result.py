@@ -36,7 +36,7 @@ class Searched:
         seconds: Wall-clock seconds.
         unconfirmed: Successes of the search that float32 did not confirm; none of them counts.
         again: Examples searched a second time in float32.
-        note: What its loss or targets became for so few classes, "" for nothing.
+        note: What weakens it, or what its loss or targets became for so few classes; "" for nothing.
         precision: Arithmetic of the search: "bfloat16", "tf32", "float32" or "float64"; "" in files of older versions.
             What it claims is judged in float32, or float64 under a model of that.
     """

@@ -55,7 +55,7 @@ def attacks(folders: Sequence[RunFolder]) -> Table | None:
 
 
 def remarks(folders: Sequence[RunFolder]) -> list[str]:
-    """Return a sentence for each attack that changed for few classes, or that float32 corrected."""
+    """Return a sentence for each attack that its settings weaken, few classes changed or float32 corrected."""
     found = []
     for folder in folders:
         for file, names in evaluation_files([folder]).items():

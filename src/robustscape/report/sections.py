@@ -101,9 +101,8 @@ def attacks(folders: Sequence[RunFolder]) -> str:
     content += f"<ul>{listed}</ul>" if found else ""
     if more := attack_tables.remarks(folders):
         items = "".join(f"<li>{escape(sentence)}</li>" for sentence in more)
-        content += (
-            f"<details><summary>What float32 corrected, and few classes changed</summary><ul>{items}</ul></details>"
-        )
+        heading = "<summary>What float32 corrected, few classes changed or settings weaken</summary>"
+        content += f"<details>{heading}<ul>{items}</ul></details>"
     return pieces.section("attacks", "Attack by attack", lead, content)
 
 
