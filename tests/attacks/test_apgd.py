@@ -425,7 +425,7 @@ def test_contract_bad_settings_are_refused(wrong, said):
 def test_contract_it_says_what_it_is():
     assert APGD().describe() == "APGD-CE (linf 8/255, 100 steps, 1 restart)"
     made = APGD(threat=ThreatModel(norm="l2", eps=0.5), loss=TargetedDLR(), restarts=2, eot=20)
-    assert made.describe() == "APGD-T (l2 0.5, 100 steps, 9 targets, 2 restarts, 20 passes a step)"
+    assert made.describe() == "APGD-T (l2 0.5, 100 steps, up to 9 targets, 2 restarts, 20 passes a step)"
     assert replace(made, targeted=True, eot=1, loss=Margin()).describe() == (
         "targeted APGD-Margin (l2 0.5, 100 steps, 2 restarts)"
     )

@@ -355,7 +355,7 @@ def test_contract_nan_is_an_error():
 
 
 def test_contract_captions_say_what_it_does():
-    assert FAB().describe() == "FAB-100 (linf 8/255, 9 targets, 1 restart)"
+    assert FAB().describe() == "FAB-100 (linf 8/255, up to 9 targets, 1 restart)"
     fab = replace(FAB(targets=None, restarts=5, minimum=True), threat=ThreatModel(norm="l2", eps=0.5))
     assert fab.describe() == "FAB-100 (l2 0.5, untargeted, 5 restarts, least norm)"
     assert FAB(targeted=True, targets=1).describe() == "FAB-100 (linf 8/255, targeted, 1 restart)"

@@ -36,7 +36,7 @@ LARGEST = {"linf": 1.0, "l2": 30.0, "l1": 1000.0}
 IMAGES = [(1, 1, 2), (2, 1, 1), (1, 3, 1), (1, 2, 3), (2, 2, 2), (3, 1, 3), (1, 3, 4), (3, 2, 2)]
 COUNTS = {"steps": 6, "queries": 12, "samples": 3, "restarts": 2, "targets": 3, "eot": 2, "chunk": 8, "batch_size": 4}
 LOSSES = (CrossEntropy(), Margin(), DLR(), TargetedDLR(), KL())
-TIMES = [1, pytest.param(20, marks=pytest.mark.slow)]
+TIMES = [1, pytest.param(4, marks=pytest.mark.slow)]
 
 pytestmark = pytest.mark.filterwarnings("ignore:(targeted )?DLR needs")
 

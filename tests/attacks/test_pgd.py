@@ -362,5 +362,5 @@ def test_closed_form_gradients_that_vanish_and_ties_are_told():
 
 def test_closed_form_steps_that_cannot_cross_the_ball_are_noted():
     short = PGD(threat=ThreatModel(eps=0.3), steps=20, step_size=2 / 255)
-    assert short.note(10) == "its 20 steps of 2/255 move an input by at most 0.157, and eps is 0.3"
+    assert short.note(10) == "20 steps of 2/255 move an input by at most 0.157, and eps is 0.3"
     assert replace(short, steps=39).note(10) == "" and PGD(steps=4, relative_step=0.25).note(10) == ""

@@ -250,6 +250,17 @@ def test_end_to_end_a_run_is_evaluated_measured_drawn_and_reported(trained, caps
     assert main(["evaluate", str(trained / "seed-0"), *QUICK, "--out", str(results / "images-last.json")]) == 2
     assert "a file is where a folder should be" in capsys.readouterr().err
 
+    one = [str(trained / "seed-0"), *QUICK, "--images", "0", "--checkpoint", "last"]
+    assert main(["evaluate", *one, "--keep-adversarial", "--surrogate", str(trained / "seed-1"), "--json"]) == 0
+    for result in json.loads(capsys.readouterr().out):
+        assert ("transfer" in [finding["name"] for finding in result["findings"]]) == (result["split"] == "test")
+    kept = results / "adversarial-last-test.safetensors"
+    assert main(["evaluate", *one[:-1], "best", "--transfer", str(kept), "--json"]) == 0
+    (carried,) = json.loads(capsys.readouterr().out)
+    assert carried["split"] == "test" and [search["name"] for search in carried["searches"]] == ["Transfer"]
+    assert "of the split test, not of train" in refused(
+        capsys, "evaluate", *one, "--transfer", str(kept), "--splits", "train"
+    )
     words = ["--n", "20", "--flatness.samples", "2", "--flatness.attack.steps", "1"]
     assert main(["measure", str(trained / "seed-0"), "flatness", "histograms", *words]) == 0
     assert "robust" in capsys.readouterr().out
@@ -288,6 +299,13 @@ def test_end_to_end_a_model_from_elsewhere(capsys, tmp_path, monkeypatch):
     assert result["eps"] == 8 / 255
     assert result["provenance"]["model"] == "elsewhere:net"
     assert (tmp_path / "runs" / "elsewhere-net" / "results" / "evaluation-last-test.json").exists()
+    results = tmp_path / "runs" / "elsewhere-net" / "results"
+    own = (results / "evaluation-last-test.json").read_bytes()
+    assert main(["evaluate", *words, "--splits", "test", "--eps", "0.1"]) == 0
+    capsys.readouterr()
+    assert (results / "evaluation-last-test-under-linf-0.1.json").exists()
+    assert (results / "evaluation-last-test.json").read_bytes() == own
+    assert "none" in refused(capsys, "evaluate", *words, "--surrogate", "elsewhere:none")
     assert main(["measure", "elsewhere:net", "histograms", "--data", "digits", "--n", "9", "--out", "here"]) == 0
     assert (tmp_path / "here" / "results" / "histograms-last.json").exists()
 
@@ -364,7 +382,9 @@ def test_contract_a_model_that_gives_nan_under_attack_is_bad_input(capsys, tmp_p
         "        changed = x[:, :, 0, 0] > 0.01  # the first pixel of every digit is black\n"
         "        return self.linear(x.flatten(1)) * torch.where(changed, torch.nan, 1.0)\n"
         "def net():\n"
-        "    return Sick()\n"
+        "    with torch.random.fork_rng():\n"
+        "        torch.manual_seed(0)\n"
+        "        return Sick()\n"
     )
     monkeypatch.chdir(tmp_path)
     assert main(["evaluate", "sick_nets:net", "--data", "digits", "--eps", "0.1", "--n", "20"]) == 2

@@ -80,7 +80,7 @@ def test_closed_form_inputs_are_moved_into_a_smaller_ball(made):
 
 def test_contract_other_images_and_damaged_files_are_refused(made, tmp_path):
     looked_at, _, path = made
-    with pytest.raises(BadInput, match=r"no input for image 0: it was made of toys"):
+    with pytest.raises(BadInput, match=r"no input for image 0: it holds 30, of toys"):
         drained(evaluating(_only(path), replace(looked_at, index=torch.arange(30))))
     with pytest.raises(BadInput, match="made of other images: toys"):
         drained(evaluating(_only(path), replace(looked_at, x=looked_at.x.roll(1, 0), y=looked_at.y.roll(1, 0))))
@@ -94,3 +94,13 @@ def test_contract_other_images_and_damaged_files_are_refused(made, tmp_path):
         read(tmp_path / "other.safetensors")
     with pytest.raises(BadInput, match="there is no file"):
         read(tmp_path / "none.safetensors")
+
+
+def test_contract_what_was_begun_with_one_file_does_not_go_on_with_another(made, tmp_path):
+    looked_at, found, path = made
+    one = Stored.of(path, THREAT)
+    assert one == Stored.of(path, THREAT) and one.describe() == "Transfer (linf 0.05, inputs of found.safetensors)"
+    keep(path, looked_at, replace(found, x_adv=found.x_adv.clip(0.01, 1)))
+    assert Stored.of(path, THREAT).checksum != one.checksum
+    with pytest.raises(BadInput, match="there is no file"):
+        Stored.of(tmp_path / "none.safetensors", THREAT)

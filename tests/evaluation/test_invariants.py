@@ -202,7 +202,7 @@ def test_contract_flags_are_the_same_in_any_batch_and_order(seed, norm):
 
 
 @pytest.mark.filterwarnings("ignore:(targeted )?DLR needs")
-@pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [1, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("norm", NORMS)
 def test_contract_the_worst_case_is_the_same_in_any_order_of_the_attacks(norm, times):
     """Whom attacks fool one after the other is whom any of them fools alone; their losses only rise."""

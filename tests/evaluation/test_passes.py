@@ -12,7 +12,7 @@ from robustscape.attacks.apgd import APGD
 from robustscape.attacks.autoattack import AutoAttack
 from robustscape.attacks.threat import ThreatModel
 from robustscape.evaluation.accuracy import Evaluating, evaluate, evaluating
-from robustscape.evaluation.passes import MeanLogits
+from robustscape.evaluation.passes import MeanLogits, on_own_draws
 from robustscape.evaluation.subject import drained, subject
 from robustscape.runtime import TRUTH
 from robustscape.types import BadInput
@@ -122,3 +122,50 @@ def test_contract_a_random_model_draws_anew_where_it_is_searched_again():
         torch.manual_seed(3)
         (search,) = drained(evaluating(settings, subject(model, x, y, runtime=TRUTH))).searches
     assert search.again > 0 and 0 < model.slopes < search.backwards  # the first search is on a copy
+
+
+def test_contract_a_random_model_has_one_evaluation_and_leaves_others_draws_alone():
+    model, x = Noisy(0.5), _images()
+    y = model.linear(x.flatten(1)).argmax(dim=1)
+    settings = {"eps": 0.02, "steps": 3, "restarts": 1, "loss_steps": 2, "loss_restarts": 1, "sanity": 0}
+    before, found = torch.get_rng_state(), []
+    for seed in (0, 0, 1):
+        found.append(evaluate(model, x, y, **settings, seed=seed, runtime=TRUTH))
+        assert torch.equal(torch.get_rng_state(), before)
+        torch.rand(5)
+        before = torch.get_rng_state()
+    assert found[0].losses.tolist() == found[1].losses.tolist() != found[2].losses.tolist()
+
+
+def test_contract_what_is_drawn_between_the_steps_is_nobody_elses():
+    def work():
+        yield float(torch.rand(()))
+        yield float(torch.rand(()))
+        return float(torch.rand(()))
+
+    def all_of(between):
+        made, seen = on_own_draws(work(), 3, torch.device("cpu")), []
+        while True:
+            try:
+                seen.append(next(made))
+            except StopIteration as end:
+                return [*seen, end.value]
+            torch.rand(between)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        own = [float(torch.rand(())) for _ in range(3)]
+    assert all_of(0) == all_of(7) == own
+
+    closed = []
+
+    def closing():
+        try:
+            yield 1
+        finally:
+            closed.append(True)
+
+    made = on_own_draws(closing(), 0, torch.device("cpu"))
+    next(made)
+    made.close()
+    assert closed == [True]

@@ -12,6 +12,7 @@ from torch import nn
 
 from robustscape.attacks.apgd import APGD
 from robustscape.attacks.fab import FAB
+from robustscape.attacks.fgsm import FGSM
 from robustscape.attacks.losses import TargetedDLR
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.spsa import SPSA
@@ -188,6 +189,41 @@ def test_contract_the_result_says_which_precision_searched():
     ]
     double = evaluate(made.model.double(), made.x, made.y, runtime=LOW, **settings)
     assert {s.precision for s in double.searches} == {"float64"}
+
+
+class _Rounded(nn.Module):
+    """A linear model whose small weights lower precision rounds away beside 1 for the images that are marked."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(15, 2, bias=False)
+        with torch.no_grad():
+            self.linear.weight.copy_(torch.tensor([[-1.0], [1.0]]).expand(2, 15))
+
+    def forward(self, x):
+        flat = x.flatten(1)
+        z = self.linear(flat[:, 1:] - 0.5)
+        blind = (flat[:, :1] > 0.8) & (z.dtype != torch.float32)
+        return torch.where(blind, z * 0, z)
+
+
+@pytest.mark.parametrize(
+    "attack", [FAR, FGSM(threat=FAR.threat), replace(FAR, result="last")], ids=["best", "fgsm", "last"]
+)
+def test_contract_gradients_that_vanish_in_lower_precision_are_followed_again_batch_by_batch_too(attack):
+    x = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.5 + 0.25
+    marked = torch.arange(40) % 5 == 0
+    x.view(40, -1)[:, 0] = torch.where(marked, 1.0, 0.0)
+    z = (x.flatten(1)[:, 1:] - 0.5).sum(dim=1)
+    y, model = (z > 0).long(), _Rounded()
+    counts, found = [], None
+    for runtime in (LOW, TRUTH):
+        made = subject(model, x, y, runtime=runtime, batch=16)
+        found = tally(made, keep=True)
+        list(_search(made, attack, found))
+        assert torch.equal(found.wrong, z.abs() < 0.02 * 15)
+        counts.append(found.again)
+    assert counts == [int((marked & (z.abs() >= 0.02 * 15)).sum()) + int((marked & found.wrong).sum()), 0]
 
 
 class _Stubborn(_Telling):

@@ -91,7 +91,7 @@ class APGD:
     def describe(self) -> str:
         """Return the attack in words, for captions: "APGD-CE (linf 8/255, 100 steps, 1 restart)"."""
         short = {CrossEntropy: "CE", DLR: "DLR", TargetedDLR: "T"}.get(type(self.loss), type(self.loss).__name__)
-        several = f", {self.targets} targets" if self._several() else ""
+        several = f", up to {self.targets} targets" if self._several() else ""
         restarts = f"{self.restarts} restart" + "s" * (self.restarts > 1)
         passes = f", {self.eot} passes a step" if self.eot > 1 else ""
         name = f"{'targeted ' * self.targeted}APGD-{short}"

@@ -109,10 +109,10 @@ class FAB:
         return replace(self, threat=replace(self.threat, eps=eps))
 
     def describe(self) -> str:
-        """Return the attack in words, for captions: "FAB-100 (linf 8/255, 9 targets, 1 restart)"."""
+        """Return the attack in words, for captions: "FAB-100 (linf 8/255, up to 9 targets, 1 restart)"."""
         aim = "targeted" if self.targeted else "untargeted"
         if self.targets is not None and not self.targeted:
-            aim = f"{self.targets} target" + "s" * (self.targets > 1)
+            aim = f"up to {self.targets} targets" if self.targets > 1 else "1 target"
         restarts = f"{self.restarts} restart" + "s" * (self.restarts > 1)
         return f"FAB-{self.steps} ({told(self.threat)}, {aim}, {restarts}{', least norm' * self.minimum})"
 

@@ -100,7 +100,7 @@ class PGD:
         if self.steps * size >= eps * (1 - 1e-9):
             return ""
         far = f"{self.steps * size:.3g}, and eps is {fraction(eps)}"
-        return f"its {self.steps} steps of {fraction(size)} move an input by at most {far}"
+        return f"{self.steps} step{'s' * (self.steps > 1)} of {fraction(size)} move an input by at most {far}"
 
     def _step(self) -> float:
         return self.relative_step * self.threat.eps if self.step_size is None else self.step_size

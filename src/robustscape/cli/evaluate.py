@@ -9,10 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
+from typing import Literal
+
+from torch import nn
 
 from robustscape.cli.arguments import parse
 from robustscape.cli.components import SPREAD
 from robustscape.cli.display import follow, note, out, terminal_width
+from robustscape.cli.result_files import evaluation_file, other_than_own
 from robustscape.cli.sources import (
     FORMS,
     Look,
@@ -29,7 +33,7 @@ from robustscape.cli.sources import (
 )
 from robustscape.config import to_plain
 from robustscape.evaluation.accuracy import Evaluating, evaluating
-from robustscape.evaluation.adversarial import Stored, keep
+from robustscape.evaluation.adversarial import Stored, described, keep
 from robustscape.evaluation.result import AdversarialImages, Evaluation
 from robustscape.evaluation.subject import drained, fastest
 from robustscape.results import load, save
@@ -37,7 +41,7 @@ from robustscape.runtime import Runtime, threads
 from robustscape.runtime.deciding import Decision, side_by_side
 from robustscape.runtime.launching import launch, under_torchrun
 from robustscape.runtime.ranks import RankLost, is_first, world
-from robustscape.types import BadInput, Subject
+from robustscape.types import BadInput, Images, Subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,9 @@ class Evaluate:
         processes: Processes of one thread each that share the examples, on the CPU; 0 for as many as a trial shows to
             be faster than one process with all threads, where there is a minute of work or more.
         keep_adversarial: Write the inputs that fooled the network beside the results, to be tried on others.
-        transfer: Try the inputs of such a file on the network, in place of attacks.
+        transfer: Try the inputs of such a file on the network, in place of attacks, on the split that they are of.
+        surrogate: Another network, in the same words as SOURCE: what an attack finds for it is tried on this one too,
+            and said where it is stronger than the attacks.
         images: Show this many of the first examples beside their adversarial ones, 0 for none.
         json: Print the whole results as JSON instead of a table.
         csv: Print CSV instead of a table.
@@ -65,6 +71,7 @@ class Evaluate:
     processes: int = 0
     keep_adversarial: bool = False
     transfer: Path | None = None
+    surrogate: str | None = None
     images: int = 10
     json: bool = False
     csv: bool = False
@@ -127,10 +134,18 @@ def _spread(options: Evaluate) -> Evaluate:
     if options.processes > 1:
         look = replace(look, runtime=_side_by_side(look.runtime, options.processes))
     settings = options.settings
-    if options.transfer is not None:
-        stored = Stored(path=str(options.transfer), threat=settings.threat())
-        settings = replace(settings, attacks=(stored,), loss_restarts=0)
+    if (file := options.transfer) is not None:
+        stored = Stored.of(file, settings.threat())
+        settings = replace(settings, attacks=(stored,), loss_restarts=0, splits=_splits(file, settings))
     return replace(options, look=look, settings=settings)
+
+
+def _splits(file: Path, settings: Evaluating) -> tuple[Literal["test", "train", "validation"], ...]:
+    """Return the split that a file's inputs are of; all that were asked for where the file does not say."""
+    of = described(file).get("split", "")
+    if of and of not in settings.splits:
+        raise BadInput(f"{file} has inputs of the split {of}, not of {', '.join(settings.splits)}")
+    return tuple(split for split in settings.splits if split == of) if of else settings.splits
 
 
 def _side_by_side(runtime: Runtime, processes: int) -> Runtime:
@@ -152,11 +167,18 @@ def evaluate(source: Source, options: Evaluate, checkpoint: str, folder: Path) -
     found: list[Evaluation] = []
     settings = options.settings
     name = f"{source.text}, {checkpoint}" if source.run else source.text
-    splits, other = splits_of(source, options.look), _other(source, options)
+    splits = splits_of(source, options.look)
+    surrogate = None if options.surrogate is None else _surrogate(options.surrogate, source, options, splits.test)
     model = model_of(source, options.look, checkpoint, splits.test)
+    others = {
+        split: other_than_own(source, options.look, settings, folder, checkpoint, split, getattr(splits, split).name)
+        for split in settings.splits
+    }
     searches = settings.loss_restarts + settings.restarts
     for place, split in enumerate(settings.splits):
-        looked_at = subject_of(model, getattr(splits, split), options.look, name=name, split=split, n=settings.n)
+        images = getattr(splits, split)
+        other = others[split]
+        looked_at = subject_of(model, images, options.look, name=name, split=split, n=settings.n)
         looked_at = replace(looked_at, batch=settings.batch_size)
         pgd = settings.loss_attack() if searches and settings.norm != "l1" else None
         looked_at, decision = fastest(looked_at, pgd, searches)
@@ -166,12 +188,14 @@ def evaluate(source: Source, options: Evaluate, checkpoint: str, folder: Path) -
             left = replace(settings, splits=settings.splits[place:])
             shared = replace(options, settings=left, look=replace(options.look, runtime=runtime))
             launch(evaluate, source, shared, checkpoint, folder, runtime=runtime)
-            return found + [load(_path(folder, checkpoint, split, other)) for split in left.splits]
-        path = _path(folder, checkpoint, split, other)
+            return found + [load(evaluation_file(folder, checkpoint, split, others[split])) for split in left.splits]
+        path = evaluation_file(folder, checkpoint, split, other)
         once = settings if place == 0 else replace(settings, sanity=0)  # the same network is looked at once
         partial = path.with_name(f".{path.stem}.partial")
         with threads(looked_at.runtime):
-            work = evaluating(once, looked_at, partial=partial, adversarial=options.keep_adversarial)
+            work = evaluating(
+                once, looked_at, partial=partial, adversarial=options.keep_adversarial, surrogate=surrogate
+            )
             result = follow(work, name=f"evaluate {name}, {split}") if is_first() else drained(work)
         if is_first() and options.keep_adversarial:
             kept = path.with_name(f"{path.stem.replace('evaluation', 'adversarial', 1)}.safetensors")
@@ -198,22 +222,21 @@ def _worth_starting(decision: Decision | None, looked_at: Subject) -> int:
     return side_by_side(decision, ceil(len(looked_at.x) / looked_at.batch))
 
 
-def _path(folder: Path, checkpoint: str, split: str, other: str) -> Path:
-    return folder / "results" / f"evaluation-{checkpoint}-{split}{other}.json"
+def _surrogate(word: str, source: Source, options: Evaluate, images: Images) -> nn.Module:
+    """Return the network that another one is to be tried with.
 
-
-def _other(source: Source, options: Evaluate) -> str:
-    """Return what a file's name says of a threat or data that are not the run's own, so that its numbers stay."""
-    if source.run is None:
-        return ""
-    settings = options.settings
-    threat, own = settings.threat(), source.run.evaluation.threat()
-    under = "" if threat == own else f"-under-{threat.norm}-{threat.eps:.4g}"
-    if options.transfer is not None:
-        under += f"-transfer-{options.transfer.stem}"
-    elif settings.suite != source.run.evaluation.suite:
-        under += f"-by-{settings.suite}"
-    return under + ("" if options.look.data == source.run.data else f"-on-{type(options.look.data).__name__.lower()}")
+    Raises:
+        BadInput: it is several, cannot be loaded, or is for other images or classes.
+    """
+    found = sources([word])
+    if len(found) > 1:
+        raise BadInput(f"{word} holds {len(found)} runs; did you mean one of them, such as {found[0].text}?")
+    own = look(found[0])
+    data = options.look.data if own.data is None else own.data
+    here = replace(own, data=data, runtime=options.look.runtime)
+    if own.data is not None and own.data != options.look.data:
+        raise BadInput(f"the surrogate {word} is for other data than {source.text}")
+    return model_of(found[0], here, "last", images)
 
 
 def _images(looked_at: Subject, options: Evaluate) -> AdversarialImages:

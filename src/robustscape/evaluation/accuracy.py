@@ -26,13 +26,13 @@ from robustscape.evaluation.adversarial import Stored
 from robustscape.evaluation.fingerprint import fingerprint
 from robustscape.evaluation.intervals import bootstrap_mean, wilson
 from robustscape.evaluation.jobs import Job, jobs_of, note_of, rows_of
-from robustscape.evaluation.passes import MeanLogits
+from robustscape.evaluation.passes import MeanLogits, on_own_draws
 from robustscape.evaluation.result import Evaluation, Finding, Number
 from robustscape.evaluation.sanity import sanity
 from robustscape.evaluation.searching import Tally, searching, tally
 from robustscape.evaluation.standing import Standing, keep_standing, read_standing, searches, standing
 from robustscape.evaluation.subject import drained, in_batches, precision, subject
-from robustscape.evaluation.suites import Entry, Name, budget, entries, entry
+from robustscape.evaluation.suites import Entry, Name, budget, entries, given
 from robustscape.results import provenance, stopwatch
 from robustscape.runtime import Runtime, threads
 from robustscape.runtime.ranks import from_first, is_first, rank, share, world
@@ -118,7 +118,7 @@ class Evaluating:
     def entries(self) -> tuple[Entry, ...]:
         """Return the attacks for a misclassified input, in their order."""
         if self.attacks:
-            return tuple(entry(attack) for attack in self.attacks)
+            return given(self.attacks)
         if self.suite == "quick" and not self.restarts:
             return ()
         return entries(self.suite, self.threat(), self._quick)
@@ -167,6 +167,7 @@ def evaluate(
     seed: int = 0,
     runtime: Runtime | None = None,
     classes: Sequence[str] = (),
+    surrogate: nn.Module | None = None,
 ) -> Evaluation:
     """Return clean and robust error and loss of a model on the examples given, with 95 % intervals.
 
@@ -190,6 +191,8 @@ def evaluate(
         seed: Seed of all random numbers.
         runtime: Arithmetic of the search; by default the fastest that is known to be right.
         classes: Class names; by default their numbers.
+        surrogate: Another model of the same inputs and classes: what an attack finds for it is tried on this one, and
+            said where it is stronger than the attacks; None for none.
 
     Returns:
         See ``Evaluation``. What counts and how it is searched: ``evaluating``. Reasons not to believe the numbers that
@@ -226,7 +229,7 @@ def evaluate(
     )
     looked_at = subject(model, x, y, seed=seed, runtime=runtime, batch=batch_size, classes=classes)
     with threads(looked_at.runtime):
-        found = drained(evaluating(settings, looked_at))
+        found = drained(evaluating(settings, looked_at, surrogate=surrogate))
     for finding in found.findings:
         if finding.fired:
             warnings.warn(f"{finding.name}: {finding.evidence}", stacklevel=2)
@@ -234,7 +237,12 @@ def evaluate(
 
 
 def evaluating(
-    settings: Evaluating, subject: Subject, *, partial: Path | None = None, adversarial: bool = False
+    settings: Evaluating,
+    subject: Subject,
+    *,
+    partial: Path | None = None,
+    adversarial: bool = False,
+    surrogate: nn.Module | None = None,
 ) -> Generator[Progress, None, Evaluation]:
     """Evaluate a subject's first n examples, yielding ``Progress`` as they are settled; returns the Evaluation.
 
@@ -242,7 +250,9 @@ def evaluating(
     as fooled only if the model itself, in float32, misclassifies exactly the input that was returned and that input
     lies in ball and box; see ``searching``. A model that returns NaN is an error, never fooled. Random numbers belong
     to (seed, search, restart or target, example), so the flags do not depend on the batch size or on the other
-    examples. Ranks share the examples, and all return the Evaluation of the whole.
+    examples. Ranks share the examples, and all return the Evaluation of the whole. A model that is random on purpose
+    draws from torch's generators, which begin with the seed: the numbers that it draws depend on the company, so one
+    that was interrupted comes to the same only within its noise.
 
     Args:
         settings: The attacks, and how many examples.
@@ -251,18 +261,26 @@ def evaluating(
             settings, model, examples, versions and threads are the same, and begins anew if not. It stays when the
             Result is made: remove it once the Result is saved. Of several ranks each has its own.
         adversarial: Whether ``Evaluation.x_adv`` is to hold the inputs that fooled the model.
+        surrogate: Another model, see ``sanity``; None for none.
 
     Raises:
         Diverged: a loss is not finite.
     """
+    some = _first(subject, settings)
+    kept = _Kept(partial, _judged_by(some, settings), settings, adversarial=adversarial)
+    work = _evaluating(settings, some, kept, adversarial=adversarial, surrogate=surrogate)
+    return (yield from on_own_draws(work, subject.seed, subject.x.device))
+
+
+def _evaluating(
+    settings: Evaluating, some: Subject, kept: _Kept, *, adversarial: bool, surrogate: nn.Module | None
+) -> Generator[Progress, None, Evaluation]:
     took = stopwatch()
-    given = _first(subject, settings)
-    subject = _judged_by(given, settings)
+    subject = _judged_by(some, settings)
     mine = torch.arange(len(subject.x), device=subject.x.device)[share(len(subject.x))]
     known, n = standing(subject, mine, keep=adversarial), len(mine)
     jobs = list(jobs_of(settings))
     sizes = [n, *(n * budget(job.attack, known.logits.shape[1]) for job in jobs)]
-    kept = _Kept(partial, subject, settings, adversarial=adversarial)
     known, found, before = kept.read(known)
     yield Progress(sum(sizes[: 1 + len(known.notes)]), sum(sizes), _words(known, mine))
     for place, job in enumerate(jobs):
@@ -280,7 +298,7 @@ def evaluating(
         kept.write(known, None, before + took(), now=True)
         yield Progress(sum(sizes[: 2 + place]), sum(sizes), _words(known, mine))
     known.join()
-    findings = from_first(_findings(settings, given, known, jobs) if is_first() else None) or ()
+    findings = from_first(_findings(settings, some, known, jobs, surrogate) if is_first() else None) or ()
     return replace(_result(settings, subject, known, before + took()), findings=findings)
 
 
@@ -290,13 +308,16 @@ def _judged_by(subject: Subject, settings: Evaluating) -> Subject:
     return subject if passes == 1 else replace(subject, model=MeanLogits(subject.model, passes, subject.seed))
 
 
-def _findings(settings: Evaluating, subject: Subject, known: Standing, jobs: Sequence[Job]) -> tuple[Finding, ...]:
+def _findings(
+    settings: Evaluating, subject: Subject, known: Standing, jobs: Sequence[Job], surrogate: nn.Module | None
+) -> tuple[Finding, ...]:
     """Look for reasons not to believe the numbers."""
     if not settings.sanity:
         return ()
     follows = torch.tensor([not isinstance(job.attack, Square | SPSA | Stored) for job in jobs] + [False])
     followed = known.clean_wrong | follows.to(known.first.device)[known.first.clamp(min=-1)]
-    return sanity(subject, settings.threat(), n=settings.sanity, fooled=known.fooled, followed=followed)
+    threat, n = settings.threat(), settings.sanity
+    return sanity(subject, threat, n=n, fooled=known.fooled, followed=followed, surrogate=surrogate)
 
 
 class Progress(NamedTuple):

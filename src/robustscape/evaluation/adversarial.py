@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +23,7 @@ from robustscape.streams import Streams, numbered
 from robustscape.types import BadInput, Subject
 
 _KIND = "robustscape adversarial inputs 1"
+_TENSORS = ("x_adv", "index", "fooled", "of")
 
 
 def keep(path: Path, subject: Subject, found: Evaluation) -> Path:
@@ -44,6 +49,7 @@ def keep(path: Path, subject: Subject, found: Evaluation) -> Path:
         "eps": found.eps,
         "model": found.provenance.model,
         "data": found.provenance.data,
+        "split": found.split,
         "attack": found.attack,
     }
     with written(path) as file:
@@ -61,10 +67,24 @@ class Stored:
     Attributes:
         path: A file that ``robustscape evaluate --keep-adversarial`` wrote.
         threat: Ball and box that the inputs stay in.
+        checksum: Of the file's content, so that what was begun with one file does not go on with another; see ``of``.
     """
 
     path: str
     threat: ThreatModel = field(default_factory=ThreatModel)
+    checksum: str = ""
+
+    @classmethod
+    def of(cls, path: Path, threat: ThreatModel) -> Stored:
+        """Return the inputs of a file as it is now.
+
+        Raises:
+            BadInput: the file is missing, damaged, or another kind of file.
+        """
+        described(path)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8))
+        return cls(path=str(path), threat=threat, checksum=digest.hexdigest())
 
     def at(self, eps: float) -> Stored:
         """Return the same inputs within another eps."""
@@ -72,7 +92,7 @@ class Stored:
 
     def describe(self) -> str:
         """Return where they come from in words."""
-        return f"inputs of {Path(self.path).name} ({told(self.threat)})"
+        return f"Transfer ({told(self.threat)}, inputs of {Path(self.path).name})"
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: Streams | None = None) -> Tensor:
         """Return the inputs of the examples that ``rng.index`` numbers, (N, C, H, W).
@@ -83,14 +103,17 @@ class Stored:
         check(x, y)
         index = (rng or numbered(x, "stored")).index
         assert index is not None, "an attack's streams have an index"
-        tensors, about = read(Path(self.path))
-        rows = {number: row for row, number in enumerate(tensors["index"].tolist())}
-        missing = [number for number in index.tolist() if number not in rows]
-        if missing:
-            raise BadInput(f"{self.path} has no input for image {missing[0]}: it was made of {about['data']}")
-        chosen = torch.tensor([rows[number] for number in index.tolist()])
-        x_adv = tensors["x_adv"][chosen].to(x)
-        if x_adv.shape != x.shape or not torch.equal(tensors["of"][chosen], _marks(x)):
+        with _opened(Path(self.path)) as (file, about):
+            rows = {number: row for row, number in enumerate(file.get_tensor("index").tolist())}
+            missing = [number for number in index.tolist() if number not in rows]
+            if missing:
+                held = f"it holds {len(rows)}, of {about['data']}"
+                raise BadInput(f"{self.path} has no input for image {missing[0]}: {held}")
+            chosen = [rows[number] for number in index.tolist()]
+            kept = file.get_slice("x_adv")  # a batch of what may be larger than memory
+            x_adv = torch.cat([kept[row : row + 1] for row in chosen]).to(x)
+            same = torch.equal(file.get_tensor("of")[chosen], _marks(x))
+        if x_adv.shape != x.shape or not same:
             raise BadInput(f"{self.path} was made of other images: {about['data']}")
         return self.threat.project(x_adv, x)
 
@@ -101,6 +124,19 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str | float]]:
     Raises:
         BadInput: it is missing, damaged, or another kind of file.
     """
+    with _opened(path) as (file, about):
+        return {name: file.get_tensor(name) for name in _TENSORS}, about
+
+
+def described(path: Path) -> dict[str, str | float]:
+    """Return what a file says of itself: model, data, split, norm, eps and attack; raises as ``read``."""
+    with _opened(path) as (_, about):
+        return about
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str | float]]]:
+    """Open a file of adversarial inputs."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -108,15 +144,15 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str | float]]:
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("robustscape", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            if not (isinstance(about, dict) and about.get("kind") == _KIND and set(_TENSORS) <= set(file.keys())):
+                raise BadInput(
+                    f"{path} holds no adversarial inputs; did you mean a file of evaluate --keep-adversarial?"
+                )
+            yield file, about
+    except BadInput:
+        raise
     except (SafetensorError, ValueError, OSError) as error:
         raise BadInput(f"{path} cannot be read as a file of adversarial inputs: {error}") from None
-    whole = (
-        isinstance(about, dict) and about.get("kind") == _KIND and {"x_adv", "index", "fooled", "of"} <= set(tensors)
-    )
-    if not whole:
-        raise BadInput(f"{path} holds no adversarial inputs; did you mean a file of evaluate --keep-adversarial?")
-    return tensors, about
 
 
 def _marks(x: Tensor) -> Tensor:

@@ -1,11 +1,52 @@
-"""Models that are random on purpose: judged by the mean of several passes."""
+"""Models that are random on purpose: judged by the mean of several passes, on random numbers that a seed gives."""
 
 from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from robustscape.types import BadInput
+
+P = TypeVar("P")
+T = TypeVar("T")
+
+
+def on_own_draws(work: Generator[P, None, T], seed: int, device: torch.device) -> Generator[P, None, T]:
+    """Run a generator on torch's random numbers as they follow from a seed; between its steps they are everyone's.
+
+    So a model that is random on purpose gives one answer in all evaluations that run through, and others' random
+    numbers are as if it had not been asked.
+
+    Args:
+        work: Any generator; closed with this one.
+        seed: What torch's generators begin with.
+        device: Where the model draws, beside the CPU.
+    """
+    cuda = [device] if device.type == "cuda" else []
+    own: tuple[Tensor, list[Tensor]] | None = None
+    try:
+        while True:
+            with torch.random.fork_rng(devices=cuda):
+                if own is None:
+                    torch.default_generator.manual_seed(seed)
+                    for one in cuda:
+                        with torch.cuda.device(one):
+                            torch.cuda.manual_seed(seed)
+                else:
+                    torch.set_rng_state(own[0])
+                    for one, state in zip(cuda, own[1], strict=True):
+                        torch.cuda.set_rng_state(state, one)
+                try:
+                    step = next(work)
+                except StopIteration as end:
+                    return end.value
+                own = torch.get_rng_state(), [torch.cuda.get_rng_state(one) for one in cuda]
+            yield step
+    finally:
+        work.close()
 
 
 class MeanLogits(nn.Module):

@@ -21,6 +21,7 @@ from robustscape.runtime.settings import exact_products
 from robustscape.streams import Streams
 from robustscape.types import Attack, BadInput, Subject
 
+_LOW = ("bfloat16", "tf32")  # arithmetic whose rounding may hide a gradient
 _FULL_CPU, _FULL = 64, 256  # inputs from which on a larger batch takes hardly less time for each
 
 
@@ -40,6 +41,10 @@ class Counted(nn.Module):
     Args:
         model: Pixels in [0, 1] to logits; shared, not copied.
         exact: Whether float32 products of its forward are to be float32 on any device.
+
+    Attributes:
+        dull: (B,), bool, of a batch that is attacked whole: whether a gradient vanished or logits were tied so far;
+            None where that is not watched. Where the model is given other than B inputs, it is said of all.
     """
 
     def __init__(self, model: nn.Module, *, exact: bool = False) -> None:
@@ -48,6 +53,7 @@ class Counted(nn.Module):
         self.exact = exact
         self.forwards = 0
         self.backwards = 0
+        self.dull: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the model's logits."""
@@ -56,10 +62,19 @@ class Counted(nn.Module):
         self.forwards += len(x)
         if logits.requires_grad:
             logits.register_hook(self._back)
+        if self.dull is not None:
+            highest = logits.detach().topk(2, dim=1).values
+            self._doubt(highest[:, 0] == highest[:, 1])
+            if x.requires_grad:
+                x.register_hook(lambda slope: self._doubt((slope == 0).flatten(1).all(dim=1)))
         return logits
 
     def _back(self, slope: Tensor) -> None:
         self.backwards += len(slope)
+
+    def _doubt(self, which: Tensor) -> None:
+        assert self.dull is not None, "dullness is not watched"
+        self.dull |= which if len(which) == len(self.dull) else which.any()
 
 
 @dataclass(kw_only=True, eq=False)
@@ -146,7 +161,8 @@ def searching(
                 yield int(found.settled[rows].sum())
         if precision == "bfloat16" and isinstance(view, FastView) and view.low() == torch.float32:
             found.precision = "float32"  # the model does not run in less
-        doubtful = rows[((found.doubt | (found.dull & (found.precision == "bfloat16"))) & ~found.wrong)[rows]]
+        low = found.precision in _LOW
+        doubtful = rows[((found.doubt | (found.dull & low)) & ~found.wrong)[rows]]
         found.again = len(doubtful)
         found.settled[doubtful] = False
     while found.again and size // 2 >= found.again:
@@ -283,7 +299,10 @@ def _batches(
 ) -> Generator[None, None, None]:
     """Search batch by batch."""
     for batch, count in batches(subject, rows):
+        model.dull = torch.zeros_like(subject.y[batch], dtype=torch.bool) if found.precision in _LOW else None
         made, here = search(subject, model, attack, batch, *tags), batch[:count]
+        if model.dull is not None:
+            found.dull[here] |= model.dull[:count]
         claimed = predicted(model.model, made.x_adv, subject.parts).argmax(dim=1) != subject.y[batch]
         doubt = (claimed & ~made.wrong)[:count]
         found.unconfirmed += int(doubt.sum())

@@ -151,7 +151,8 @@ def fastest(subject: Subject, attack: Attack | None, calls: int) -> tuple[Subjec
 
 def _outputs(model: nn.Module, x: Tensor, classes: int | None) -> int:
     """Return the number of classes that the model gives logits for, once they are seen to be logits."""
-    with torch.no_grad(), modes.evaluating(model):
+    own = torch.random.fork_rng(devices=[x.device] if x.is_cuda else [])  # it may draw
+    with torch.no_grad(), modes.evaluating(model), own:
         try:
             logits = model(x)
         except Exception as error:  # the model's own code, which may raise anything

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
@@ -40,11 +41,23 @@ class Entry:
     everyone: bool
 
 
-def entry(attack: Attack, *, name: str = "", everyone: bool = False) -> Entry:
+def entry(attack: Attack, *, name: str, everyone: bool = False) -> Entry:
     """Return an attack as an entry; AutoAttack as its parts."""
-    name = name or type(attack).__name__
     parts = attack.parts() if isinstance(attack, AutoAttack) else {name: attack}
     return Entry(name=name, parts=parts, everyone=everyone)
+
+
+def given(attacks: Sequence[Attack]) -> tuple[Entry, ...]:
+    """Return attacks given by hand as entries, each of a name of its own: its random numbers belong to that.
+
+    How many steps it takes is no part of the name: more of them go on from the same start.
+    """
+    names = [re.sub(r"-\d+$", "", attack.describe().partition(" ")[0]) for attack in attacks]
+    found = []
+    for place, (name, attack) in enumerate(zip(names, attacks, strict=True)):
+        before = names[:place].count(name)
+        found.append(entry(attack, name=f"{name}, {before + 1}" if before else name))
+    return tuple(found)
 
 
 def entries(name: Name, threat: ThreatModel, quick: Callable[[], PGD]) -> tuple[Entry, ...]:
@@ -92,11 +105,11 @@ def entries(name: Name, threat: ThreatModel, quick: Callable[[], PGD]) -> tuple[
         }
         return tuple(entry(attack, name=short, everyone=True) for short, attack in columns.items())
     if name == "autoattack":
-        return (entry(AutoAttack(threat=threat)),)
+        return given([AutoAttack(threat=threat)])
     if name == "autoattack-plus":
-        return (entry(AutoAttack(threat=threat, version="plus")),)
+        return given([AutoAttack(threat=threat, version="plus")])
     if name == "autoattack-rand":
-        return (entry(AutoAttack(threat=threat, version="rand")),)
+        return given([AutoAttack(threat=threat, version="rand")])
     raise BadInput(f"there is no suite {name!r}; there are {', '.join(NAMES)}")
 
 

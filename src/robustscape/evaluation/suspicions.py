@@ -105,7 +105,10 @@ def _randomness(subject: Subject) -> Finding:
 
 
 def _train_mode(subject: Subject, *, random: bool) -> Finding:
-    """Compare some images among others with the same alone, in eval mode, and watch the buffers."""
+    """Compare some images among others with the same alone, in eval mode, and watch the buffers.
+
+    A model that is given in train mode as a whole is said to be; parts that alone are in it are on purpose: a finding.
+    """
     x = subject.x[: subject.batch]
     few = x[: min(_COMPANY, max(1, len(x) // 2))]
     buffers = [(buffer, buffer.clone()) for buffer in subject.model.buffers()]
@@ -113,10 +116,16 @@ def _train_mode(subject: Subject, *, random: bool) -> Finding:
     moved = sum(not torch.equal(buffer, before) for buffer, before in buffers)
     value = 0.0 if random else _apart(among, alone)
     seen = f"in eval mode {moved} buffers move, and logits depend on the other images of the batch by {value:.2g}"
+    said = f"in eval mode {moved} buffers move; the model is random" if random else seen
+    left = [module for module in subject.model.modules() if module.training]
+    some = bool(left) and not subject.model.training
+    if left:
+        whole = f"{len(left)} of its modules were" if some else "the model was"
+        said += f"; {whole} given in train mode, and judged in eval mode"
     return Finding(
         name="train mode",
-        fired=moved > 0 or value > _APART,
-        evidence=f"in eval mode {moved} buffers move; the model is random" if random else seen,
+        fired=moved > 0 or value > _APART or some,
+        evidence=said,
         value=value,
         limit=_APART,
         n=len(few),

@@ -21,7 +21,8 @@ from robustscape.runtime.trial import CLEARLY, Trial, words_of
 from robustscape.runtime.view import Lowered
 
 _WORTH_A_TRIAL = 60.0  # seconds of expected work from which seconds of trial pay
-_WORTH_COMPILING = 120.0  # seconds of expected work from which trying the compiler pays: that costs half a minute
+_WORTH_COMPILING = 120.0  # seconds of expected work from which trying the compiler pays: that costs half a minute.
+# It is not tried in float32 on a CPU, where convolutions take most of the time: compiled code was slower there.
 _BY_MEMORY = "; by memory, "
 
 
@@ -228,8 +229,11 @@ def _decided(runtime: Runtime, standing: Runtime, trial: Trial, trials: str) -> 
         if trial.time(alone) < CLEARLY * standing.threads * trial.time(chosen):
             processes = standing.threads
         chosen = trial.faster(alone, chosen)
-    if runtime.compile == "auto" and trials == "compiled":
+    slow = chosen.precision == "float32" and runtime.torch_device().type == "cpu"
+    if runtime.compile == "auto" and trials == "compiled" and not slow:
         chosen = trial.faster(replace(chosen, compile="yes"), chosen)
+    elif runtime.compile == "auto" and trials == "compiled":
+        reason += "; not compiled, since float32 arithmetic leaves little to fuse"
     elif runtime.compile == "auto":
         reason += "; too little work to compile for"
     return _decision(chosen, trial, processes, reason)
