@@ -1,11 +1,12 @@
 """Do robustscape's AutoAttack, as it is by default, and the reference agree on a trained network?
 
-    python benchmarks/agreement.py [--n 1000]
+    python benchmarks/agreement.py [--hundreds 0 1 ...]
 
 Standard AutoAttack judges the first test images of MNIST on the committed adversarially trained network, eps 0.3, three
 times: once as ``evaluate(suite="autoattack")`` does by default (its queue, its draws, the fastest arithmetic of the
 machine), and twice as pyautoattack 0.2.0 does, from seeds 0 and 1, both on one thread. Images are taken a hundred at a
 time, in turn; benchmarks/results/agreement.json has the flags of every hundred that is done, and a later call goes on.
+A call may do some of the hundreds alone.
 
 Exits with 1 where ours and the reference's first seed differ in more flags than its two seeds do, plus one, where the
 robust accuracies are more than 0.2 points apart, or where ours is higher by more than one image.
@@ -68,9 +69,9 @@ def theirs(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> list[bool]:
 SIDES = {OURS: ours, REFERENCE: lambda *given: theirs(*given, 0), AGAIN: lambda *given: theirs(*given, 1)}
 
 
-def summary(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(chunks: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return what the three say of the images that all have judged."""
-    whole = [chunk for chunk in chunks if all(side in chunk for side in SIDES)]
+    whole = [chunk for _, chunk in sorted(chunks.items()) if all(side in chunk for side in SIDES)]
     flags = {side: [flag for chunk in whole for flag in chunk[side]["robust"]] for side in SIDES}
 
     def differing(one: str, other: str) -> int:
@@ -94,24 +95,22 @@ def agrees(found: dict[str, Any]) -> bool:
     return few and abs(apart) <= max(NEAR * n, 1) and apart <= 1
 
 
-def main(n: int) -> int:
+def main(numbers: list[int]) -> int:
     """Return the exit code."""
     torch.set_num_threads(1)
     about = {"versions": versions() | {"pyautoattack": metadata.version("pyautoattack")}, "threads": 1}
     about |= {"device": processor(), "eps": EPS, "network": "benchmarks/checkpoints/mnist/at, last"}
     before = read_json(FILE) if FILE.is_file() else {}
-    chunks = before.get("hundreds", []) if all(before.get(name) == value for name, value in about.items()) else []
+    chunks = before.get("hundreds", {}) if all(before.get(name) == value for name, value in about.items()) else {}
     model, images = network()
-    for number in range(-(-n // CHUNK)):
-        rows = slice(number * CHUNK, min((number + 1) * CHUNK, n))
-        if number == len(chunks):
-            chunks.append({})
+    for number in numbers:
+        rows, chunk = slice(number * CHUNK, (number + 1) * CHUNK), chunks.setdefault(str(number), {})
         for side, judged in SIDES.items():
-            if side in chunks[number]:
+            if side in chunk:
                 continue
             seconds = stopwatch()
             robust = judged(model, images.pixels(rows), images.y[rows])
-            chunks[number][side] = {"robust": robust, "seconds": round(seconds(), 1), "commit": commit()}
+            chunk[side] = {"robust": robust, "seconds": round(seconds(), 1), "commit": commit()}
             write_json(FILE, {**about, **summary(chunks), "hundreds": chunks})
     found = summary(chunks)
     print(found)
@@ -120,5 +119,7 @@ def main(n: int) -> int:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=1000, help="images, the first of the test split")
-    sys.exit(main(parser.parse_args().n))
+    parser.add_argument(
+        "--hundreds", type=int, nargs="+", default=list(range(10)), help="which, by default the first ten"
+    )
+    sys.exit(main(parser.parse_args().hundreds))
