@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -91,6 +92,13 @@ def test_contract_every_published_training_has_a_recipe_or_waits(table):
     there = [row.row for row in rows() if f"{row.paper}/{row.table}" == table]
     waiting = WAITING.get(table, {})
     assert sorted((*there, *waiting)) == sorted(PUBLISHED[table])
+
+
+def test_contract_the_page_names_every_row_of_a_table():
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "papers.md").read_text()
+    missing = [row.name for row in rows() if row.table.startswith("table") and f"`{row.name}`" not in page]
+    assert missing == []
+    assert all(f"`{row.paper}_{row.table}_*`" in page for row in rows() if row.table.startswith("figure"))
 
 
 def test_contract_names_are_words_and_different():
