@@ -364,3 +364,27 @@ def test_closed_form_steps_that_cannot_cross_the_ball_are_noted():
     short = PGD(threat=ThreatModel(eps=0.3), steps=20, step_size=2 / 255)
     assert short.note(10) == "20 steps of 2/255 move an input by at most 0.157, and eps is 0.3"
     assert replace(short, steps=39).note(10) == "" and PGD(steps=4, relative_step=0.25).note(10) == ""
+
+
+@pytest.mark.parametrize(("eps", "steps"), [(0.4, 50), (0.3, 40), (0.0, 10), (0.005, 11), (0.07, 17)])
+def test_closed_form_steps_follow_eps(eps, steps):
+    """eps / 0.01 + 10, rounded up, as Liu 2020 has it on MNIST."""
+    attack = PGD.liu().at(eps)
+    assert (attack.steps, attack.step_size, attack.threat.eps) == (steps, 0.01, eps)
+    assert attack.at(0.4) == PGD.liu()
+
+
+def test_contract_steps_that_follow_eps_are_those_that_a_model_sees():
+    seen, (x, y) = [], _data()
+    model = _linear()
+    model.register_forward_hook(lambda *_: seen.append(1))
+    PGD(threat=ThreatModel(eps=0.2), more_steps=3, step_size=0.1).at(0.1)(model, x, y)
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"), [({"more_steps": -1, "step_size": 0.1}, "at least 0"), ({"more_steps": 3}, "step_size")]
+)
+def test_contract_steps_that_cannot_follow_eps_are_refused(settings, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        PGD(**settings)

@@ -101,7 +101,7 @@ def test_closed_form_a_zero_gradient_gives_a_zero_perturbation():
 def test_contract_settings():
     assert AWP.official() == AWP(gamma=0.01, decay_at="w+v")
     assert AWP.official_trades() == AWP(gamma=0.005, warmup=9, decay_at="w+v")
-    for wrong in (dict(gamma=0), dict(gamma=1.5), dict(steps=0), dict(alternations=0), dict(warmup=-1)):
+    for wrong in (dict(gamma=0), dict(gamma=2.5), dict(steps=0), dict(alternations=0), dict(warmup=-1)):
         with pytest.raises(BadInput):
             AWP(**wrong)
     with pytest.raises(BadInput, match="AWP's unit is one of 'layer', 'filter', 'network', not 'channel'"):

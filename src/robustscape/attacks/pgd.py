@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -32,6 +33,8 @@ class PGD:
     Attributes:
         threat: Ball and box that the inputs stay in.
         steps: Steps of one restart, at least 1.
+        more_steps: As many steps as cross eps, rounded up, and these on top, in place of ``steps``, at least 0: their
+            number then follows a scheduled eps; needs ``step_size``. None for ``steps``.
         step_size: Length of a step in pixel units, whatever eps is; None for ``relative_step`` times eps.
         relative_step: Length of a step as a multiple of eps, used where ``step_size`` is None.
         start: "uniform" in the ball, "gaussian" (0.001 times standard normal, as TRADES), or "none".
@@ -51,6 +54,7 @@ class PGD:
 
     threat: ThreatModel = field(default_factory=ThreatModel)
     steps: int = 10
+    more_steps: int | None = None
     step_size: float | None = None
     relative_step: float = 0.25
     start: Literal["uniform", "gaussian", "none"] = "uniform"
@@ -60,7 +64,7 @@ class PGD:
     targeted: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be meant."""
+        """Count the steps where they follow eps; refuse settings that cannot be meant."""
         refuse_l1(self.threat, "PGD")
         for name, known in (
             ("start", ("uniform", "gaussian", "none")),
@@ -78,11 +82,27 @@ class PGD:
                 f"step_size={self.step_size:g} exceeds the whole pixel range [0, 1]; "
                 f"did you mean {self.step_size:g}/255?"
             )
+        if self.more_steps is not None:
+            self._count(self.more_steps)
         if self.targeted and isinstance(self.loss, Aimed):
             raise BadInput(
                 f"targeted=True wants y to be reached, but the loss {type(self.loss).__name__} does not look at y; "
                 "did you mean CrossEntropy or Margin?"
             )
+
+    @classmethod
+    def liu(cls) -> PGD:
+        """Return that of Liu 2020 on MNIST (https://arxiv.org/abs/2006.08403, C.1): eps / 0.01 + 10 steps of 0.01."""
+        return cls(threat=ThreatModel(eps=0.4), more_steps=10, step_size=0.01)
+
+    def _count(self, more: int) -> None:
+        """Let the number of steps be those that cross eps, and some more."""
+        if more < 0:
+            raise BadInput(f"more_steps are on top of those that cross eps, at least 0, not {more}")
+        if self.step_size is None:
+            raise BadInput("more_steps counts steps of one length across eps; set step_size, such as 0.01")
+        across = math.ceil(self.threat.eps / self.step_size - 1e-9)
+        object.__setattr__(self, "steps", max(1, across + more))
 
     def at(self, eps: float) -> PGD:
         """Return the same attack at another eps; the step follows it unless ``step_size`` fixes it."""

@@ -26,7 +26,7 @@ class AWP:
     effect on BatchNorm's running statistics is taken back unless ``statistics`` says otherwise.
 
     Attributes:
-        gamma: Radius relative to each layer's norm, above 0 and below 1; the paper finds 5e-3 best.
+        gamma: Radius relative to each layer's norm, above 0 and at most 2; the paper finds 5e-3 best.
         steps: Steps of one round of ascent (the paper's K2), at least 1.
         alternations: Rounds (the paper's A), at least 1: before each further one, the adversarial inputs are
             made again at the present w + v.
@@ -60,8 +60,10 @@ class AWP:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        if not 0 < self.gamma < 1:
-            raise BadInput(f"AWP's gamma is relative to a layer's norm, in (0, 1), not {self.gamma:g}")
+        if not 0 < self.gamma <= 2:
+            raise BadInput(
+                f"AWP's gamma is relative to a layer's norm, in (0, 2], not {self.gamma:g}; did you mean 0.005?"
+            )
         if self.steps < 1 or self.alternations < 1:
             raise BadInput(f"AWP needs at least 1 step and 1 alternation, not {self.steps} and {self.alternations}")
         check(self)

@@ -1,0 +1,47 @@
+"""The variants for two cores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from robustscape.cli.recipes import rows
+from robustscape.data.augment import Chain
+from robustscape.data.erase import Cutout
+from robustscape.data.folder import Folder
+from robustscape.recipes.estimating import size_of, work
+from robustscape.recipes.small import smaller
+from robustscape.training.snapshots import period_ends
+
+
+def _row(name):
+    return next(row for row in rows() if row.name == name)
+
+
+def test_contract_small_runs_are_small():
+    for row in rows():
+        small = smaller(row.run)
+        assert 5 <= small.training.epochs <= max(5, row.run.training.epochs // 5), row.name
+        assert size_of(small.data).n <= 4000 and small.evaluation.n == 500
+        assert work(small) < 1e15, row.name  # four hours at 70 billion operations a second
+        assert type(small.objective) is type(row.run.objective) and small.objective == row.run.objective
+
+
+def test_closed_form_what_changes_with_the_length():
+    averaged = smaller(_row("stutz_table1_weight_averaging").run)
+    # 400 steps of 128 images are about an epoch of 50,000; so are 32 of one of 4,000.
+    assert round(1 / (1 - averaged.training.ema)) == 32
+    warmed = _row("wu_table2_trades_awp").run
+    warmed = replace(warmed, weights=replace(warmed.weights, warmup=9.0))
+    assert smaller(warmed).weights.warmup == 9.0 / 5
+
+
+def test_contract_periods_end_with_epochs():
+    run = smaller(_row("liu_table1_cifar10_vgg_eps_8_255_cosine_periodic").run)
+    assert period_ends(run.training.epochs, run.training.lr, run.training.eps) == (20, 30, 40)
+
+
+def test_contract_what_covers_stays_and_what_moves_goes():
+    chained = smaller(_row("yan_table4_at_cutout").run)
+    assert chained.augment == Chain(first=None, second=Cutout(size=14))
+    assert smaller(_row("wu_table1_linf_at_cifar_100").run).augment is None
+    assert isinstance(chained.data, Folder) and chained.data.path == "cifar10-jpeg"
