@@ -177,15 +177,15 @@ def _moved(x: Tensor, number: Tensor, magnitude: Tensor) -> Tensor:
     )
     sine, cosine = (angle * (math.pi / 180)).sin(), (angle * (math.pi / 180)).cos()
     # Where a pixel is read: of places (column, row) counted from the corner, one matrix row for each.
-    column = _positions(cosine, -sine, W / 2 * (1 - cosine) + H / 2 * sine + right * W, H, W)
-    row = _positions(sine + shear, cosine, H / 2 * (1 - cosine) - W / 2 * sine + down * H, H, W)
+    column = _positions(cosine, -sine, W / 2 * (1 - cosine) + H / 2 * sine + right * W, size=(H, W))
+    row = _positions(sine + shear, cosine, H / 2 * (1 - cosine) - W / 2 * sine + down * H, size=(H, W))
     there = (row >= 0) & (row < H) & (column >= 0) & (column < W)
     source = (row.clamp(0, H - 1) * W + column.clamp(0, W - 1)).view(N, 1, -1).expand(N, C, -1)
     return x.flatten(2).gather(2, source).view(N, C, H, W) * there[:, None]
 
 
-def _positions(a: Tensor, b: Tensor, c: Tensor, H: int, W: int) -> Tensor:
-    """Return the pixel at a column + b row + c for the middle of each pixel, (N, H, W), counting in 2^-16 as Pillow."""
+def _positions(a: Tensor, b: Tensor, c: Tensor, *, size: tuple[int, int]) -> Tensor:
+    """Return a column + b row + c of each pixel's middle in whole pixels, (N, H, W), counting in 2^-16 as Pillow."""
     start, across, along = ((v * 2**16 + 0.5).floor().long().view(-1, 1, 1) for v in (a / 2 + b / 2 + c, a, b))
-    row, column = torch.arange(H, device=a.device)[:, None], torch.arange(W, device=a.device)[None, :]
-    return (start + across * column + along * row) >> 16
+    row, column = (torch.arange(extent, device=a.device) for extent in size)
+    return (start + across * column + along * row[:, None]) >> 16

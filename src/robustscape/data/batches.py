@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -31,7 +31,7 @@ class Loader:
     seed: int
     augment: Callable[[Tensor, Streams], Tensor] | None = None
     drop_last: bool = False
-    targets: Targets = Targets()
+    targets: Targets = field(default_factory=Targets)
 
     def __post_init__(self) -> None:
         """Refuse what gives no batch."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ class MixedLoader:
     share: float = 0.5
     size: int | None = None
     augment: Callable[[Tensor, Streams], Tensor] | None = None
-    targets: Targets = Targets()
+    targets: Targets = field(default_factory=Targets)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be mixed."""
