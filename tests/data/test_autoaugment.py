@@ -13,7 +13,7 @@ from robustscape.data.erase import Cutout
 from robustscape.streams import Streams, numbered
 from robustscape.types import BadInput
 
-GREY = 128
+FILL = (128, 10, 250)  # of as many channels as there are
 
 
 def _images(n: int, channels: int = 3, side: int = 32) -> torch.Tensor:
@@ -33,7 +33,7 @@ def _enhanced(kind, form: str, image: Image.Image, level: int, sign: float) -> I
 
 
 def _affine(image: Image.Image, *matrix: float) -> Image.Image:
-    fill = (GREY,) * len(image.getbands())
+    fill = FILL[: len(image.getbands())]
     return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=fill)
 
 
@@ -45,7 +45,7 @@ def pillow(name: str, form: str, image: Image.Image, level: int, sign: float) ->
     angle = np.linspace(0, 30, 10)[level] if paper else 3 * level
     threshold = np.linspace(256, 0, 10)[level] if paper else 256 - int(25.6 * level)
     bits = int(np.round(np.linspace(8, 4, 10))[level]) if paper else 4 - int(0.4 * level)
-    fill = (GREY,) * len(image.getbands())
+    fill = FILL[: len(image.getbands())]
     operations = {
         "colour": lambda: _enhanced(ImageEnhance.Color, form, image, level, sign),
         "contrast": lambda: _enhanced(ImageEnhance.Contrast, form, image, level, sign),
@@ -84,7 +84,8 @@ def _by_pillow(x: torch.Tensor, rng: Streams, form: str) -> torch.Tensor:
 def test_reference_equal_to_pillow_level_by_level(form, channels):
     x = _images(250, channels)
     rng = numbered(x, "augment")
-    assert torch.equal((AutoAugment(form=form)(x, rng) * 255).round(), _by_pillow(x, rng, form))
+    augment = AutoAugment(form=form, fill=tuple(level / 255 for level in FILL[:channels]))
+    assert torch.equal((augment(x, rng) * 255).round(), _by_pillow(x, rng, form))
     assert set(rng.tag("pair").integers(25).tolist()) == set(range(25))
 
 
@@ -128,7 +129,7 @@ def test_closed_form_what_nothing_happens_to_keeps_its_bits():
 
 def test_contract_refuses_what_cannot_be_meant():
     with pytest.raises(BadInput, match="did you mean 128/255"):
-        AutoAugment(fill=128)
+        AutoAugment(fill=(128,))
     with pytest.raises(BadInput, match="'paper' or 'code'"):
         AutoAugment(form="best")
     with pytest.raises(BadInput, match="1 or 3 channels, not 2"):

@@ -29,7 +29,7 @@ SOFT = [Targets(smoothing=0.1), Targets(noise=0.3), Targets(mixup=1.4)]
 def _run(objective=None, **changes) -> Run:
     run = digits_at()
     attack = PGD(threat=ThreatModel(eps=0.2), steps=2)
-    training = replace(run.training, epochs=1, track=50, checkpoint_seconds=0.0)
+    training = replace(run.training, epochs=1, track=20, checkpoint_seconds=0.0)
     model = replace(run.model, width=2)
     return replace(run, objective=objective or AT(attack=attack), model=model, training=training, **changes)
 

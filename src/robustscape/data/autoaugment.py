@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robustscape.data import tone
+from robustscape.data.erase import check_colour, colour
 from robustscape.streams import Streams
 from robustscape.types import BadInput
 
@@ -72,30 +73,34 @@ class AutoAugment:
             operation's range, upwards or downwards at random: enhancement by up to 0.9, 30 degrees, a shear of 0.3,
             150/331 of a side. "code": the authors' code: tenths of other ranges, cut off to whole numbers;
             enhancement by 0.1 + 0.18 level, never downwards.
-        fill: What comes from outside the image, in [0, 1].
+        fill: Colour of what comes from outside the image, in [0, 1]: one number for all channels, or one for each.
 
     Deviations:
         From the paper: none known; it does not say what comes from outside.
         From the authors' code, ``official``: that has further sub-policies of other runs, from which it draws too,
         and fills with the data's mean colour at the end.
-        From Stutz' code (https://arxiv.org/abs/2104.04448): it shears bicubically, and rotates in one direction alone.
+        From Stutz' code (https://arxiv.org/abs/2104.04448), ``stutz``: it shears bicubically, and rotates in one
+        direction alone, there with a fill of 128/255.
     """
 
     form: Literal["paper", "code"] = "paper"
-    fill: float = 128 / 255
+    fill: tuple[float, ...] = (128 / 255,)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
         if self.form not in ("paper", "code"):
             raise BadInput(f"the form of AutoAugment is 'paper' or 'code', not {self.form!r}")
-        if not 0 <= self.fill <= 1:
-            meant = f"; did you mean {self.fill:g}/255?" if 1 < self.fill < 256 else ""
-            raise BadInput(f"a colour is in [0, 1], not {self.fill:g}{meant}")
+        check_colour(self.fill)
 
     @classmethod
     def official(cls) -> AutoAugment:
         """Return the setting of the authors' code."""
         return cls(form="code")
+
+    @classmethod
+    def stutz(cls) -> AutoAugment:
+        """Return the setting of Stutz' code: filled with CIFAR-10's mean colour."""
+        return cls(fill=(0.4914, 0.4822, 0.4465))
 
     def __call__(self, x: Tensor, rng: Streams) -> Tensor:
         """Return the changed images, rounded to multiples of 1/255.
@@ -108,7 +113,7 @@ class AutoAugment:
             Images of the same shape, type and device.
 
         Raises:
-            BadInput: another number of channels.
+            BadInput: another number of channels, or ``fill`` has not as many numbers as they channels.
         """
         tone.check_channels(x, "AutoAugment")
         pair = rng.tag("pair").integers(len(POLICY), device=x.device)
@@ -137,7 +142,7 @@ class AutoAugment:
                 changed[rows] = operation(levels[rows], magnitude[rows])
         rows = (places >= len(_COLOURS)).nonzero().flatten().to(levels.device)
         if len(rows):
-            fill = round(self.fill * 255)
+            fill = (colour(self.fill, levels) * 255).round()
             changed[rows] = _moved(levels[rows] - fill, number[rows], magnitude[rows]) + fill
         return changed
 
