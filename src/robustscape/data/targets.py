@@ -30,7 +30,7 @@ class Targets:
         over: Which classes share it. "K": all, so that the label keeps 1 - tau + tau / K. "K-1": all others, so that
             it keeps 1 - tau.
         noise: Label noise (tau), in [0, 1]: with this probability a label is drawn anew, uniformly from all classes,
-            itself among them; other numbers in every epoch. Stutz 2021 tries 0.1 to 0.5.
+            itself among them; other numbers in every epoch. Stutz 2021 has 0.3 in table 1.
         mixup: Parameter alpha of mixup's Beta(alpha, alpha), from which the share of the first image is drawn for each
             batch; at least 0. Rice 2020's best is 1.4.
 
