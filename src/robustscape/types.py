@@ -44,6 +44,8 @@ class Batch:
         index: Which example of its data set each row is, (N,), int64: the key of its random numbers.
         target: Soft labels, (N, K), rows summing to 1, or None where the labels themselves are meant.
         labelled: Whether y is a true label, (N,), bool, or None where all are.
+        mixed: Shares of the labels that mixed images are made of, (N, K), rows summing to 1: what the attack leads
+            away from in place of y, which is the label of the first of them. None where nothing is mixed.
     """
 
     x: Tensor
@@ -51,10 +53,16 @@ class Batch:
     index: Tensor
     target: Tensor | None = None
     labelled: Tensor | None = None
+    mixed: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of examples."""
         return len(self.x)
+
+    @property
+    def goal(self) -> Tensor:
+        """What an attack leads away from: the labels, (N,), or of mixed images the shares of theirs, (N, K)."""
+        return self.y if self.mixed is None else self.mixed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +217,16 @@ class Staged(Protocol):
             done: Steps taken so far.
             total: Steps of the whole training.
         """
+        ...
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """What an ``Objective`` also has that does not take every kind of label."""
+
+    @property
+    def takes(self) -> Literal["labels", "soft", "mixed"]:
+        """Return what it takes: one label for each image alone, soft ones in its loss too, or also mixed images."""
         ...
 
 

@@ -3,15 +3,19 @@
 import math
 from dataclasses import replace
 
+import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from robustscape.data.targets import Targets
 from robustscape.runtime import TRUTH
+from robustscape.streams import Streams
 from robustscape.training.method import method
 from robustscape.training.optimizers.sgd import SGD
 from robustscape.training.settings import Training
 from robustscape.training.step import step
-from robustscape.types import Objective
+from robustscape.types import BadInput, Objective, Selective
 
 SETTINGS = Training(epochs=1, optimizer=SGD(lr=0.01))
 
@@ -77,3 +81,37 @@ def test_contract_one_step_is_deterministic(objective, perturbation, network, ba
         torch.rand(1)
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
+
+
+def _takes(objective):
+    return objective.takes if isinstance(objective, Selective) else "mixed"
+
+
+def test_contract_the_loss_of_soft_labels_is_the_mean_of_their_losses(objective, network, batch):
+    """Unless the objective says that it takes labels alone: then it refuses others."""
+    some = batch(8, torch.float64)
+    model = objective.prepare(network(dtype=torch.float64))
+    other = replace(some, y=(some.y + 1) % 4)
+    target = 0.3 * F.one_hot(some.y, 4).double() + 0.7 * F.one_hot(other.y, 4).double()
+    soft = replace(some, target=target)
+    if _takes(objective) == "labels":
+        with pytest.raises(BadInput, match="one label"):
+            objective(model, soft, some.x)
+        return
+    losses = [objective(model, labels, some.x).total.item() for labels in (some, other)]
+    assert losses[0] != pytest.approx(losses[1], rel=1e-6)
+    assert objective(model, soft, some.x).total.item() == pytest.approx(0.3 * losses[0] + 0.7 * losses[1], rel=1e-10)
+
+
+def test_contract_mixed_images_are_attacked_or_refused(objective, network, batch):
+    plain = batch(8)
+    some = Targets(mixup=1.0)(plain, Streams(0, ("targets", 0), plain.index), classes=4)
+    model = objective.prepare(network())
+    how = method(model, objective, None, SETTINGS, TRUTH)
+    optimizer = SETTINGS.optimizer.build(model)
+    if _takes(objective) != "mixed":
+        with pytest.raises(BadInput, match="mixed"):
+            step(how, optimizer, some, 0, 10, seed=0)
+        return
+    log = step(how, optimizer, some, 0, 10, seed=0)
+    assert all(map(math.isfinite, log.loss.values())) and math.isfinite(log.gradient_norm)

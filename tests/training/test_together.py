@@ -11,9 +11,11 @@ from torch import nn
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
 from robustscape.data.batches import Loader
+from robustscape.data.targets import Targets
 from robustscape.objectives.at import AT
 from robustscape.objectives.natural import Natural
 from robustscape.runtime import TRUTH
+from robustscape.streams import Streams
 from robustscape.training.checkpoints import digest, load_state, save_state
 from robustscape.training.loop import Epoch, Step, fit, start
 from robustscape.training.optimizers.adam import Adam
@@ -77,6 +79,20 @@ def _alone(dtype=torch.float64, settings=SETTINGS, *, objective=None, weights=No
     return states, events
 
 
+@dataclass(frozen=True)
+class Mixing:
+    """A loader whose images are float64, and mixed."""
+
+    loader: Loader
+
+    def __len__(self):
+        return len(self.loader)
+
+    def epoch(self, number, start=0):
+        for batch in Doubled(self.loader).epoch(number, start):
+            yield Targets(mixup=1.0)(batch, Streams(0, ("targets", number), batch.index), classes=2)
+
+
 def _furthest(states, others):
     return max(
         float((a - b).detach().abs().max())
@@ -110,6 +126,17 @@ def test_closed_form_each_network_becomes_what_it_becomes_alone(settings, weight
                 assert event.log.loss == pytest.approx(other.log.loss, rel=1e-12)
     moved = _furthest(states, [start(_net(seed, torch.float64), AT(attack=attack), settings) for seed in SEEDS])
     assert moved > 1e-3
+
+
+def test_closed_form_mixed_images_are_attacked_as_each_alone_attacks_them():
+    objective = AT(attack=ATTACK)
+    together, loaders, how = _given(torch.float64, SETTINGS, objective, None)
+    loaders = [Mixing(loader.loader) for loader in loaders]
+    list(fit_together(together, loaders, seeds=SEEDS, tracked=[{}] * len(SEEDS), **how))
+    alone, _, how = _given(torch.float64, SETTINGS, objective, None)
+    for state, loader, seed in zip(alone, loaders, SEEDS, strict=True):
+        list(fit(state, loader, seed=seed, tracked={}, **how))
+    assert _furthest(together, alone) < 1e-12
 
 
 def test_contract_float32_is_close_and_the_epochs_lines_are_the_same():

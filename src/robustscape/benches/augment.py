@@ -13,7 +13,9 @@ from robustscape.benches.problem import TINY, Problem, attack_of
 from robustscape.benches.result import BenchResult, spread
 from robustscape.benches.train import Trainer
 from robustscape.data.augment import Chain, CropFlip
+from robustscape.data.autoaugment import AutoAugment
 from robustscape.data.erase import Cutout, Erase
+from robustscape.data.jitter import ColorJitter
 from robustscape.data.warp import CropResize, Rotate
 from robustscape.results import stopwatch
 from robustscape.streams import Streams
@@ -95,5 +97,8 @@ def kinds() -> Mapping[str, Callable[[Tensor, Streams], Tensor]]:
         "crop and resize": CropResize(),
         "cutout": Cutout(),
         "random erasing": Erase(),
+        "AutoAugment": AutoAugment(),
+        "colour jitter": ColorJitter(),
+        "colour jitter with hue": ColorJitter(hue=0.1),
         "crop, flip and rotation": Chain(second=Rotate()),
     }

@@ -16,7 +16,7 @@ from robustscape.cli.arguments import parse
 from robustscape.cli.components import SPREAD
 from robustscape.cli.display import follow_training, out, show_component, value_words
 from robustscape.cli.recipes import recipe
-from robustscape.recipes.run import Run
+from robustscape.recipes.run import Run, check
 from robustscape.runtime.launching import launch, started
 from robustscape.runtime.ranks import RankLost, is_first
 from robustscape.types import BadInput
@@ -90,6 +90,7 @@ def main(arguments: list[str]) -> None:
     runtime = replace(run.runtime, devices=started(run.runtime.devices))
     options = replace(options, run=replace(run, runtime=runtime))
     jobs = _jobs(options, options.out or Path("runs") / name)
+    check(options.run)
     if options.dry_run:
         show_component(options.run, name)
         out("would train into " + ", ".join(str(folder) for _, folder in jobs))

@@ -8,7 +8,9 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from robustscape.data.autoaugment import AutoAugment
 from robustscape.data.erase import Cutout, Erase
+from robustscape.data.jitter import ColorJitter
 from robustscape.data.warp import CropResize, Rotate
 from robustscape.streams import Streams
 from robustscape.types import BadInput
@@ -72,7 +74,7 @@ def _inside(position: Tensor, size: int) -> Tensor:
     return mirrored.clamp(0, size - 1)
 
 
-Augmentation: TypeAlias = CropFlip | CropResize | Rotate | Cutout | Erase
+Augmentation: TypeAlias = CropFlip | CropResize | Rotate | Cutout | Erase | AutoAugment | ColorJitter
 """Any one kind."""
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from robustscape.data.targets import Targets
 from robustscape.streams import Streams
 from robustscape.types import BadInput, Batch, Images
 
@@ -22,6 +23,7 @@ class Loader:
         augment: Changes a batch: (x, one stream per example) to x, such as ``augment.CropFlip``; None for
             nothing.
         drop_last: Leave out an epoch's last batch where it is not full.
+        targets: What is trained towards in place of the labels.
     """
 
     images: Images
@@ -29,6 +31,7 @@ class Loader:
     seed: int
     augment: Callable[[Tensor, Streams], Tensor] | None = None
     drop_last: bool = False
+    targets: Targets = field(default_factory=Targets)
 
     def __post_init__(self) -> None:
         """Refuse what gives no batch."""
@@ -50,7 +53,7 @@ class Loader:
             start: Step to begin at, in [0, len(self)].
 
         Yields:
-            Batches with x float32 in [0, 1].
+            Batches with x float32 in [0, 1], with soft labels where ``targets`` makes any.
         """
         order = Streams(self.seed, ("order", number)).order(len(self.images)).to(self.images.x.device)
         for step in range(start, len(self)):
@@ -58,4 +61,6 @@ class Loader:
             x, index = self.images.pixels(rows), self.images.index[rows]
             if self.augment is not None:
                 x = self.augment(x, Streams(self.seed, ("augment", number), index))
-            yield Batch(x=x, y=self.images.y[rows], index=index)
+            batch = Batch(x=x, y=self.images.y[rows], index=index)
+            rng = Streams(self.seed, ("targets", number), index)
+            yield self.targets(batch, rng, classes=len(self.images.classes))

@@ -33,7 +33,7 @@ class Cutout:
         """Refuse what cannot be meant."""
         if self.size < 1:
             raise BadInput(f"the size of a cutout must be at least 1 pixel, not {self.size}")
-        _check(self.fill)
+        check_colour(self.fill)
 
     def __call__(self, x: Tensor, rng: Streams) -> Tensor:
         """Return the covered images.
@@ -57,7 +57,7 @@ class Cutout:
         extent = u.new_tensor([H, W])
         places = (extent - self.size + 1) if self.inside else extent
         corner = (u * places).floor() - (0 if self.inside else self.size // 2)
-        return torch.where(_rectangle(corner, size, x), _colour(self.fill, x), x)
+        return torch.where(_rectangle(corner, size, x), colour(self.fill, x), x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class Erase:
             raise BadInput(f"the areas of erasing are rising shares of the image, in (0, 1), not {self.area}")
         if not 0 < self.aspect[0] <= self.aspect[1] < float("inf"):
             raise BadInput(f"the aspect ratios of erasing are rising and above 0, not {self.aspect}")
-        _check(self.fill or ())
+        check_colour(self.fill or ())
 
     def __call__(self, x: Tensor, rng: Streams) -> Tensor:
         """Return the images, some of them with a rectangle erased; arguments as those of ``Cutout``."""
@@ -109,22 +109,30 @@ class Erase:
         happens = rng.tag("erase").uniform(device=x.device) < self.probability
         cover = _rectangle(corner, size, x) & (happens & fits.any(dim=1)).view(-1, 1, 1, 1)
         if self.fill is not None:
-            return torch.where(cover, _colour(self.fill, x), x)
+            return torch.where(cover, colour(self.fill, x), x)
         # Eight pixels of 256 levels from each number of 64 bits.
         levels = rng.tag("fill").bits(-(-C * H * W // 8), device=x.device).view(torch.uint8)[:, : C * H * W]
         return torch.where(cover, levels.view(N, C, H, W).to(x.dtype).div_(255), x)
 
 
-def _check(fill: tuple[float, ...]) -> None:
-    """Refuse colours outside the pixel range."""
+def check_colour(fill: tuple[float, ...]) -> None:
+    """Refuse colours outside the pixel range.
+
+    Raises:
+        BadInput: a number outside [0, 1].
+    """
     for value in fill:
         if not 0 <= value <= 1:
             meant = f"; did you mean {value:g}/255?" if 1 < value < 256 else ""
             raise BadInput(f"a colour is in [0, 1], not {value:g}{meant}")
 
 
-def _colour(fill: tuple[float, ...], x: Tensor) -> Tensor:
-    """Return the colour of each channel, broadcasting over images."""
+def colour(fill: tuple[float, ...], x: Tensor) -> Tensor:
+    """Return the colour of each channel, (1, 1 or C, 1, 1), of images x, (N, C, H, W).
+
+    Raises:
+        BadInput: neither one number nor as many as channels.
+    """
     if len(fill) not in (1, x.shape[1]):
         raise BadInput(f"fill has {len(fill)} numbers, and the images {x.shape[1]} channels")
     return x.new_tensor(fill).view(1, -1, 1, 1)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from robustscape.data.splits import stratified
+from robustscape.data.targets import Targets
 from robustscape.streams import Streams
 from robustscape.types import BadInput, Batch, Images
 
@@ -30,6 +31,7 @@ class MixedLoader:
         share: Share of pseudo-labelled images in each batch, in (0, 1), to the nearest image.
         size: Examples of an epoch, so many batches; None for as many as there are labelled images, as Carmon's code.
         augment: As for ``Loader``.
+        targets: As for ``Loader``, of both kinds of image; not mixup, which would mix the kinds.
     """
 
     labelled: Images
@@ -39,6 +41,7 @@ class MixedLoader:
     share: float = 0.5
     size: int | None = None
     augment: Callable[[Tensor, Streams], Tensor] | None = None
+    targets: Targets = field(default_factory=Targets)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be mixed."""
@@ -56,6 +59,8 @@ class MixedLoader:
                            "their classes")  # fmt: skip
         if self._count() < 1:
             raise BadInput(f"an epoch must have at least 1 example, not {self._count()}")
+        if self.targets.mixup:
+            raise BadInput(f"mixup={self.targets.mixup:g} would mix labelled and pseudo-labelled images; leave it out")
 
     def __len__(self) -> int:
         """Number of batches of an epoch."""
@@ -104,7 +109,9 @@ class MixedLoader:
         x = x.float().div_(255)
         if self.augment is not None:
             x = self.augment(x, Streams(self.seed, ("augment", number), index))
-        return Batch(x=x, y=y, index=index, labelled=labelled)
+        batch = Batch(x=x, y=y, index=index, labelled=labelled)
+        rng = Streams(self.seed, ("targets", number), index)
+        return self.targets(batch, rng, classes=len(self.labelled.classes))
 
 
 def hidden_labels(images: Images, part: int | float, *, seed: int) -> tuple[Images, Images]:

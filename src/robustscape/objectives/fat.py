@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -67,6 +68,11 @@ class FAT:
     def stutz(cls) -> FAT:
         """Return PGD-7-tau of Stutz 2021 (https://arxiv.org/abs/2104.04448): tau stays, 0 to 3 in the paper."""
         return cls(attack=Friendly.stutz(), rises=())
+
+    @property
+    def takes(self) -> Literal["labels", "soft", "mixed"]:
+        """Return that of the form, but nothing mixed: by one label the search knows where to end."""
+        return "labels" if self.form == "mart" else "soft"
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Return the model."""

@@ -59,6 +59,11 @@ class MART:
         threat = ThreatModel(eps=0.031)
         return cls(attack=PGD(threat=threat, steps=10, step_size=0.007, start="gaussian"), form="code")
 
+    @property
+    def takes(self) -> Literal["labels", "soft", "mixed"]:
+        """Return "labels": 1 - p_y and the strongest wrong class are of one label."""
+        return "labels"
+
     def prepare(self, model: nn.Module) -> nn.Module:
         """Return the model."""
         return model

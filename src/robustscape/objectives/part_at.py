@@ -72,6 +72,11 @@ class PartAT:
         """Return Stutz' variant that attacks predicted labels, on whole batches."""
         return cls(attack=_stutz(), share=1.0, labels="predicted")
 
+    @property
+    def takes(self) -> Literal["labels", "soft", "mixed"]:
+        """Return "mixed", or "soft" where it must tell what is misclassified."""
+        return "soft" if self.misclassified == "clean" else "mixed"
+
     def prepare(self, model: nn.Module) -> nn.Module:
         """Return the model."""
         return model

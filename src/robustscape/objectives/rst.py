@@ -64,6 +64,11 @@ class RST:
         """Return the setting of Stutz' code: AT, one mean over the batch, of which 70 % are pseudo-labelled."""
         return cls(attack=PGD(threat=ThreatModel(eps=0.0314), steps=7, step_size=0.007), form="at", mean="all")
 
+    @property
+    def takes(self) -> Literal["labels", "soft", "mixed"]:
+        """Return that of the form, but nothing mixed: it would mix labelled and pseudo-labelled images."""
+        return "labels" if self.form == "mart" else "soft"
+
     def prepare(self, model: nn.Module) -> nn.Module:
         """Return the model."""
         return model

@@ -82,6 +82,11 @@ class SelfSupervised:
         attack = PGD(threat=ThreatModel(eps=0.0314), steps=7, step_size=0.007, result="best_loss")
         return cls(attack=attack, form="half", head="mlp", weight=4.0)
 
+    @property
+    def takes(self) -> Literal["labels", "soft", "mixed"]:
+        """Return "mixed", or "soft" where rotated images are attacked by labels of their own."""
+        return "mixed" if self.form == "equation" else "soft"
+
     def prepare(self, model: nn.Module) -> nn.Module:
         """Return a network of the same tensors that has the rotation head as well.
 

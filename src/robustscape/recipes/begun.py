@@ -14,16 +14,17 @@ from robustscape.data.batches import Loader
 from robustscape.data.splits import on_device
 from robustscape.objectives.rst import RST
 from robustscape.recipes.folder import clear, forget, held, log_up_to, warn_of_change
-from robustscape.recipes.run import Run
+from robustscape.recipes.run import Run, check
 from robustscape.results import SCHEMA, provenance, write_json
 from robustscape.runtime import Runtime, place, threads
 from robustscape.runtime.counting import forwards, passes
 from robustscape.runtime.deciding import Decision, decide, decision_of
 from robustscape.runtime.ranks import barrier, first_alone, from_first, gathered, is_first, world
+from robustscape.training.batch_loss import rows_of
 from robustscape.training.checkpoints import digest, load_state, save_state, save_weights
 from robustscape.training.log import TrainingLog, write_log
 from robustscape.training.loop import Epoch, State, Step, start
-from robustscape.types import BadInput, Batch, Images, Plain, Splits
+from robustscape.types import Attack, BadInput, Batch, Images, Plain, Splits
 
 
 @dataclass(kw_only=True, eq=False)
@@ -90,6 +91,7 @@ def prepared(run: Run, out: Path, name: str, decision: Decision | None) -> Begun
             "RST needs unlabelled images in its batches, and a run has labelled ones alone; mix both with "
             "data.mixed.MixedLoader and train with training.loop.fit from Python, or take --objective trades"
         )
+    check(run)
     document = held(run, out)
     if document is not None and is_first():
         warn_of_change(run, out, document)
@@ -133,7 +135,13 @@ def fresh(run: Run, splits: Splits) -> tuple[State, Loader]:
     """Return the state before the first step, and what serves the training images."""
     channels, height, width = splits.train.x.shape[1:]
     model = run.model.build(image=(channels, height, width), classes=len(splits.train.classes), seed=run.seed)
-    loader = Loader(images=splits.train, batch_size=run.training.batch_size, seed=run.seed, augment=run.augment)
+    loader = Loader(
+        images=splits.train,
+        batch_size=run.training.batch_size,
+        seed=run.seed,
+        augment=run.augment,
+        targets=run.targets,
+    )
     return start(place(model, run.runtime), run.objective, run.training), loader
 
 
@@ -171,11 +179,24 @@ def decision_for(
     if wanted is not None:
         return wanted
     attack = run.objective.attack
-    each = 1 if attack is None else passes(attack, model, batch.x[:2], batch.y[:2])
+    few = rows_of(batch, slice(2))
+    each = 1 if attack is None else _passes(attack, model, few)
     work = each * run.training.epochs * len(loader)
-    few = Batch(x=batch.x[:2], y=batch.y[:2], index=batch.index[:2])
     times = forwards(lambda counted: run.objective(counted, few, few.x), model, len(few))
     return decide(run.runtime, model, batch.x, work=work, tasks=tasks, processes=processes, times=times)
+
+
+def _passes(attack: Attack, model: nn.Module, few: Batch) -> int:
+    """Return the passes that an attack makes of one example; refuse one that cannot attack mixed images."""
+    try:
+        return passes(attack, model, few.x, few.goal)
+    except BadInput as error:
+        if few.mixed is None:
+            raise
+        raise BadInput(
+            f"{error}; mixup gives each image shares of two: set targets.mixup to 0, or did you mean "
+            "--objective.attack pgd?"
+        ) from None
 
 
 def loaded(run: Run) -> Splits:

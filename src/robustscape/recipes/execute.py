@@ -10,7 +10,7 @@ from typing import TypeAlias, TypeVar
 
 from robustscape.recipes.begun import decision_for, fresh, loaded, prepared, settled
 from robustscape.recipes.folder import held, log_up_to
-from robustscape.recipes.run import Run
+from robustscape.recipes.run import Run, check
 from robustscape.recipes.watching import Measuring, watched
 from robustscape.runtime import Runtime, threads
 from robustscape.runtime.deciding import Decision, side_by_side
@@ -94,6 +94,8 @@ def train_several(
         Diverged: a number that must be finite is not: says in which run.
         RankLost: one of the processes died.
     """
+    for run, _ in runs:
+        check(run)
     documents = [held(run, out) for run, out in runs]
     free = [n for n, document in enumerate(documents) if document is None or _was_together(document)]
     if processes == 0 and (whole := _for_all([runs[n] for n in free], [documents[n] for n in free])):

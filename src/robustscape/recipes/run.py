@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from robustscape.data.augment import Augmentation, Chain
+from robustscape.data.targets import Targets
 from robustscape.evaluation.accuracy import Evaluating
 from robustscape.landscape.runner import stem
 from robustscape.runtime import Runtime
 from robustscape.training.settings import Training
-from robustscape.types import Architecture, BadInput, DataSource, Measurement, Objective, WeightPerturbation
+from robustscape.types import Architecture, BadInput, DataSource, Measurement, Objective, Selective, WeightPerturbation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,7 @@ class Run:
         objective: What training minimises, with its inner attack.
         weights: Weight perturbation under every step, None for none.
         augment: Random changes of the training images, one kind or a chain of several; None for none.
+        targets: What training goes towards in place of the labels: smoothed ones, noisy ones, mixed images.
         training: Length, optimiser, schedules, checkpoints.
         evaluation: The attacks and examples that judge the result.
         watch: What is measured of the landscape while it trains.
@@ -68,8 +70,28 @@ class Run:
     objective: Objective
     weights: WeightPerturbation | None = None
     augment: Augmentation | Chain | None = None
+    targets: Targets = field(default_factory=Targets)
     training: Training = field(default_factory=Training)
     evaluation: Evaluating = field(default_factory=Evaluating)
     watch: Watch = field(default_factory=Watch)
     runtime: Runtime = field(default_factory=Runtime, metadata={"spread": True})
     seed: int = 0
+
+
+def check(run: Run) -> None:
+    """Refuse labels that the objective cannot be trained with, before anything is computed.
+
+    Raises:
+        BadInput: the objective takes one label for each image, and there are soft ones, or it cannot attack mixed
+            images.
+    """
+    takes = run.objective.takes if isinstance(run.objective, Selective) else "mixed"
+    asked = [name for name in ("smoothing", "noise", "mixup") if getattr(run.targets, name)]
+    refused = {"labels": asked, "soft": [name for name in asked if name == "mixup"], "mixed": []}[takes]
+    if refused:
+        kind, given = type(run.objective).__name__, f"targets.{refused[0]}={getattr(run.targets, refused[0]):g}"
+        needs = "needs one label for each image" if takes == "labels" else "cannot attack images that are mixed"
+        raise BadInput(
+            f"{kind}, as it is set, {needs}, which {given} does not go with; leave targets.{refused[0]} at 0, or did "
+            "you mean --objective at or trades?"
+        )

@@ -97,7 +97,7 @@ def attacked(how: Method, batch: Batch, attack: Attack, rng: Streams) -> Tensor:
     n = len(batch)
 
     def some(model: nn.Module, rows: slice) -> Tensor:
-        return attack(model, batch.x[rows], batch.y[rows], rng=rng.of(batch.index[rows]))
+        return attack(model, batch.x[rows], batch.goal[rows], rng=rng.of(batch.index[rows]))
 
     if how.settings.attack_mode == "eval":
         with how.view as view:

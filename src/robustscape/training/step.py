@@ -18,7 +18,7 @@ from robustscape.training.batch_loss import BatchLoss, attacked, losses, rows_of
 from robustscape.training.method import Method
 from robustscape.training.rates import learning_rate, radius
 from robustscape.training.regularising import clip_gradient, clip_weights, penalised
-from robustscape.types import Batch, Diverged, Exploring, Loss, Params, Staged
+from robustscape.types import BadInput, Batch, Diverged, Exploring, Loss, Objective, Params, Selective, Staged
 from robustscape.weights.space import norm, shifted
 
 
@@ -86,6 +86,7 @@ def step(
         What it did.
 
     Raises:
+        BadInput: mixed images under an objective that cannot attack them.
         Diverged: a part of the loss or the gradient is not finite; the weights are as before the step.
     """
     log = _sloped(how, optimizer, batch, done, total, seed, x_adv)
@@ -142,6 +143,7 @@ def _sloped(
 ) -> StepLog:
     """Leave in ``.grad`` what the optimiser is to step by; returns what the step does."""
     settings, model = how.settings, how.model
+    _check_labels(how.objective, batch)
     batch, weight = _share(batch)
     buffers = [(buffer, buffer.clone()) for buffer in _moving(model)] if world() > 1 else []
     attack = how.objective.attack
@@ -187,6 +189,15 @@ def _moved(how: Method, optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
     optimizer.step()
     clip_weights(how.model, how.settings)
+
+
+def _check_labels(objective: Objective, batch: Batch) -> None:
+    """Refuse mixed images under an objective that would attack them by one label."""
+    if batch.mixed is not None and isinstance(objective, Selective) and objective.takes != "mixed":
+        raise BadInput(
+            f"{type(objective).__name__}, as it is set, cannot attack images that are mixed; leave mixup out, or did "
+            "you mean AT or TRADES?"
+        )
 
 
 def _share(batch: Batch) -> tuple[Batch, int]:

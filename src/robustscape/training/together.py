@@ -181,7 +181,7 @@ def _attacked(
     attack = attack.at(radius(how.settings, attack.threat.eps, done, turn[0].total))
     numbers = [turn.index(seat) if seat in turn else 0 for seat in seats]
     points = [dict(turn[n].how.model.named_parameters()) for n in numbers]
-    x, y = (torch.cat([getattr(batches[n], name) for n in numbers]) for name in ("x", "y"))
+    x, y = (torch.cat([getattr(batches[n], name) for n in numbers]) for name in ("x", "goal"))
     rng = joined([Streams(seed=turn[n].seed, tags=("train", done), index=batches[n].index) for n in numbers])
     try:
         made = attack(Together(how.model, points, rows=size, runtime=runtime), x, y, rng=rng)
