@@ -7,9 +7,11 @@ from typing import Literal
 
 from robustscape.data.augment import Augmentation, Chain
 from robustscape.evaluation.accuracy import Evaluating
+from robustscape.landscape.flatness import AverageFlatness
 from robustscape.landscape.runner import stem
 from robustscape.runtime import Runtime
 from robustscape.training.settings import Training
+from robustscape.training.stopping import check_choice
 from robustscape.types import Architecture, BadInput, DataSource, Measurement, Objective, WeightPerturbation
 
 
@@ -59,6 +61,10 @@ class Run:
         training: Length, optimiser, schedules, checkpoints.
         evaluation: The attacks and examples that judge the result.
         watch: What is measured of the landscape while it trains.
+        tracking: A data set of the same images and classes whose test split is tracked as "tracking", its first
+            ``training.track`` examples; None for none. It never chooses anything.
+        flatness: What ``training.select`` flatness and nearby_loss measure, under the threat model that judges, on the
+            first ``watch.n`` validation images; None for ``flatness`` with its own defaults.
         runtime: How to use the machine.
         seed: Seed of every random number.
     """
@@ -71,5 +77,23 @@ class Run:
     training: Training = field(default_factory=Training)
     evaluation: Evaluating = field(default_factory=Evaluating)
     watch: Watch = field(default_factory=Watch)
+    tracking: DataSource | None = None
+    flatness: Measurement | None = None
     runtime: Runtime = field(default_factory=Runtime, metadata={"spread": True})
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant together."""
+        if self.flatness is not None and not isinstance(self.flatness, AverageFlatness):
+            raise BadInput(
+                f"flatness chooses an epoch by average-case flatness, not by {type(self.flatness).__name__}; did you "
+                "mean --flatness flatness, and this one in --watch.measurements?"
+            )
+        if self.flatness is not None and not self.training.scored:
+            raise BadInput(
+                f"flatness is given, but training.select is {self.training.select!r}: set it to flatness or "
+                "nearby_loss, or did you mean --watch.measurements flatness?"
+            )
+        if self.tracking is not None and not self.training.track:
+            raise BadInput("tracking is a data set to track, but nothing is: set training.track above 0")
+        check_choice(self.training, self.objective)
