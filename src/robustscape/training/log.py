@@ -42,7 +42,7 @@ class TrackedStep:
     """What is logged of one of the first or last steps (Liu 2020, https://arxiv.org/abs/2006.08403, figure 1).
 
     Attributes:
-        step: Batches used when it was done.
+        step: Batches used before it.
         gradient_norm: L2 norm of the gradient that it went by, all parameters, before clipping.
         robust_error: Share of its inputs, as they were attacked for it, that the network misclassified before it, in
             eval mode.

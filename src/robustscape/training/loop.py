@@ -211,8 +211,8 @@ def advance(
     Raises:
         Diverged: a number that must be finite is not: says the epoch, the step and the part of the loss.
     """
-    watched = is_tracked(how.settings, state.done, total)
-    away = _distance(state) if watched else 0.0
+    before = state.done
+    away = _distance(state) if is_tracked(how.settings, before, total) else None
     try:
         if isinstance(how.settings.optimizer, Exploring):
             log = long_step(how, state.optimizer, batches, state.done, total, seed)
@@ -224,9 +224,9 @@ def advance(
     if state.average is not None and how.settings.ema is not None:
         update_average(state.average, state.model, how.settings.ema)
     _count(state, log, batches, time.perf_counter() - began)
-    if watched and log.robust_error is not None:
+    if away is not None and log.robust_error is not None:
         state.steps.append(
-            TrackedStep(step=state.done, gradient_norm=log.gradient_norm, robust_error=log.robust_error, distance=away)
+            TrackedStep(step=before, gradient_norm=log.gradient_norm, robust_error=log.robust_error, distance=away)
         )
     return Step(epoch=state.epoch + 1, done=state.done, total=total, log=log)
 
