@@ -23,6 +23,7 @@ from robustscape.runtime.ranks import barrier, first_alone, from_first, gathered
 from robustscape.training.checkpoints import digest, load_state, save_state, save_weights
 from robustscape.training.log import TrainingLog, write_log
 from robustscape.training.loop import Epoch, State, Step, start
+from robustscape.training.stopping import check_choice
 from robustscape.types import BadInput, Batch, DataSource, Images, Plain, Splits
 
 
@@ -85,11 +86,7 @@ def prepared(run: Run, out: Path, name: str, decision: Decision | None) -> Begun
             f"the run is for {run.runtime.devices} devices, and {world()} process(es) are here; did you mean "
             "`robustscape train`, torchrun or runtime.launching.launch, which start them?"
         )
-    if isinstance(run.objective, RST):
-        raise BadInput(
-            "RST needs unlabelled images in its batches, and a run has labelled ones alone; mix both with "
-            "data.mixed.MixedLoader and train with training.loop.fit from Python, or take --objective trades"
-        )
+    _check(run)
     document = held(run, out)
     if document is not None and is_first():
         warn_of_change(run, out, document)
@@ -127,6 +124,23 @@ def prepared(run: Run, out: Path, name: str, decision: Decision | None) -> Begun
         log=log_up_to(out / "log.jsonl", state.epoch),
         saved=time.monotonic(),
     )
+
+
+def _check(run: Run) -> None:
+    """Refuse what cannot be meant together, once all of a command line is read."""
+    if isinstance(run.objective, RST):
+        raise BadInput(
+            "RST needs unlabelled images in its batches, and a run has labelled ones alone; mix both with "
+            "data.mixed.MixedLoader and train with training.loop.fit from Python, or take --objective trades"
+        )
+    if run.flatness is not None and not run.training.scored:
+        raise BadInput(
+            f"flatness is given, but training.select is {run.training.select!r}: set it to flatness or nearby_loss, or "
+            "did you mean --watch.measurements flatness?"
+        )
+    if run.tracking is not None and not run.training.track:
+        raise BadInput("tracking is a data set to track, but nothing is: set training.track above 0")
+    check_choice(run.training, run.objective)
 
 
 def fresh(run: Run, splits: Splits) -> tuple[State, Loader]:

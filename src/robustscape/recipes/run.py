@@ -11,7 +11,6 @@ from robustscape.landscape.flatness import AverageFlatness
 from robustscape.landscape.runner import stem
 from robustscape.runtime import Runtime
 from robustscape.training.settings import Training
-from robustscape.training.stopping import check_choice
 from robustscape.types import Architecture, BadInput, DataSource, Measurement, Objective, WeightPerturbation
 
 
@@ -83,17 +82,9 @@ class Run:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant together."""
+        """Refuse what cannot be meant."""
         if self.flatness is not None and not isinstance(self.flatness, AverageFlatness):
             raise BadInput(
                 f"flatness chooses an epoch by average-case flatness, not by {type(self.flatness).__name__}; did you "
                 "mean --flatness flatness, and this one in --watch.measurements?"
             )
-        if self.flatness is not None and not self.training.scored:
-            raise BadInput(
-                f"flatness is given, but training.select is {self.training.select!r}: set it to flatness or "
-                "nearby_loss, or did you mean --watch.measurements flatness?"
-            )
-        if self.tracking is not None and not self.training.track:
-            raise BadInput("tracking is a data set to track, but nothing is: set training.track above 0")
-        check_choice(self.training, self.objective)

@@ -234,7 +234,9 @@ def guarded(folders: Sequence[RunFolder]) -> list[str]:
     """Return what the guards noticed while the networks trained, each kind when it was first seen, and early stops."""
     said = []
     for folder in folders:
-        who, entries = f"{folder.label}, seed {folder.seed}", () if folder.log is None else folder.log.epochs
+        if folder.log is None or not folder.log.epochs:
+            continue
+        who, entries = f"{folder.label}, seed {folder.seed}", folder.log.epochs
         first: dict[str, tuple[int, str]] = {}
         for entry in entries:
             for text in entry.warnings:
@@ -243,7 +245,7 @@ def guarded(folders: Sequence[RunFolder]) -> list[str]:
             last = [entry.epoch for entry in entries if any(t.partition(":")[0] == kind for t in entry.warnings)][-1]
             until = "" if last == epoch else f", last seen in epoch {last} of {entries[-1].epoch}"
             said.append(f"{who}: epoch {epoch}: {text}{until}.")
-        if entries and entries[-1].stopped:
+        if entries[-1].stopped:
             said.append(f"{who}: training stopped after epoch {entries[-1].epoch}: {entries[-1].stopped}.")
     return said
 
