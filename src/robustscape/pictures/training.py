@@ -13,8 +13,8 @@ from robustscape.training.log import EpochLog, Tracked, TrackedStep
 
 _HELD_OUT: tuple[Style, ...] = ("solid", "dash", "dashdot")
 _QUANTITIES = (
-    ("gradient_norm", "norm of the stochastic gradient", 1.0),
-    ("robust_error", "robust error of the mini-batch, %", 100.0),
+    ("gradient_norm", "gradient norm", 1.0),
+    ("robust_error", "robust error, %", 100.0),
     ("distance", "distance from the start", 1.0),
 )
 
@@ -34,7 +34,7 @@ def picture(folders: Sequence[RunFolder]) -> Picture | None:
         lead="Where the loss on held-out images rises again, the network overfits robustly.",
         plots=tuple(plots),
         keys=tuple((_style(name, sets), name) for name in sets),
-        how=("a line a run", _how(folders)),
+        how=("a line a run", _how(folders), "steps: of their own mini-batch, at the weights they begin from"),
         care=("the robust loss of misclassified examples grows with the norm of the weights alone",),
     )
 
