@@ -1,6 +1,7 @@
 """The progress of trainings, on a terminal and in a pipe."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -55,3 +56,13 @@ def test_contract_runs_side_by_side_have_their_own_lines_and_bars(terminal, monk
         found = [line[line.index(name) :] for line in lines if name in line]
         assert [line.split("  ")[:2] for line in found] == [[name, "epoch 1/2"], [name, "epoch 2/2"]]
     assert bool(seen) == terminal
+
+
+def test_contract_what_guards_notice_and_why_training_stopped_are_said():
+    log = replace(ended(3).log, warnings=("dead layer: all of it", "constant output: so"), stopped="no better epoch")
+    assert display.said_of(log) == [
+        "warning, epoch 3: dead layer: all of it",
+        "warning, epoch 3: constant output: so",
+        "stopped after epoch 3: no better epoch",
+    ]
+    assert display.said_of(ended(3).log) == []

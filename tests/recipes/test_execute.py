@@ -16,6 +16,8 @@ import torch
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
 from robustscape.data.augment import CropFlip
+from robustscape.data.digits import Digits
+from robustscape.data.memory import hold
 from robustscape.models.linear import Linear
 from robustscape.objectives.at import AT
 from robustscape.recipes import begun, execute
@@ -379,3 +381,14 @@ def test_end_to_end_killed_again_and_again_several_end_with_the_same_bits(tmp_pa
         whole, killed = _weights(tmp_path / "whole" / seed), _weights(tmp_path / "killed" / seed)
         assert killed["last.safetensors"] == whole["last.safetensors"]
         assert _decided(tmp_path / "killed" / seed) == (1, 2)
+
+
+def test_end_to_end_a_tracking_set_is_logged_beside_the_others(tmp_path):
+    run = replace(_small(digits_at(), track_test=False), tracking=Digits(test=40))
+    run = replace(run, training=replace(run.training, epochs=1))
+    (log,) = [event.log for event in train(run, tmp_path / "run", name="r") if isinstance(event, Epoch)]
+    assert {name: of.n for name, of in log.tracked.items()}.keys() == {"train", "validation", "tracking"}
+    assert log.tracked["tracking"].n == 40
+    images = hold((torch.rand(20, 1, 9, 9), torch.arange(20) % 10), (torch.rand(20, 1, 9, 9), torch.arange(20) % 10))
+    with pytest.raises(BadInput, match="has images"):
+        next(train(replace(run, tracking=images), tmp_path / "other", name="r"))

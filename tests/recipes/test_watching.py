@@ -9,16 +9,24 @@ import torch
 
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
+from robustscape.data.digits import Digits
+from robustscape.evaluation.subject import subject
 from robustscape.landscape.flatness import AverageFlatness
 from robustscape.landscape.histograms import Histogram
+from robustscape.landscape.runner import measure, under
 from robustscape.models.loading import load
 from robustscape.objectives.at import AT
+from robustscape.objectives.natural import Natural
 from robustscape.recipes.digits import digits_at
 from robustscape.recipes.execute import train
 from robustscape.recipes.run import Watch
 from robustscape.recipes.watching import Measuring
 from robustscape.results import load as result_of
 from robustscape.training.loop import Epoch
+from robustscape.training.optimizers.adam import Adam
+from robustscape.training.optimizers.sgd import SGD
+from robustscape.training.schedules.constant import Constant
+from robustscape.training.settings import Training
 from robustscape.types import BadInput
 
 FLATNESS = AverageFlatness(attack=PGD(steps=1, result="best_loss"), samples=4)
@@ -28,7 +36,7 @@ def _run(**changes):
     run = digits_at()
     attack = PGD(threat=ThreatModel(eps=0.2), steps=2)
     training = replace(run.training, epochs=3, track=0, keep_every=1)
-    return replace(run, objective=AT(attack=attack), training=training, **changes)
+    return replace(run, **{"objective": AT(attack=attack), "training": training} | changes)
 
 
 def _watch(*measurements):
@@ -78,6 +86,50 @@ def test_end_to_end_a_measurement_that_was_stopped_goes_on(tmp_path):
         for name in ("stopped", "whole")
     )
     assert one == other
+
+
+@pytest.mark.parametrize("select", ["flatness", "nearby_loss"])
+def test_end_to_end_an_epoch_is_chosen_by_flatness_on_validation_and_training_ends(tmp_path, select):
+    run = _run(watch=Watch(n=20, batch_size=20), flatness=FLATNESS)
+    training = replace(run.training, epochs=6, track=20, track_test=False, select=select, patience=1, guard="no")
+    run = replace(run, training=replace(training, optimizer=SGD(lr=0.2), lr=Constant(), keep_every=1))
+    first = next(event.log for event in train(run, tmp_path, name="r") if isinstance(event, Epoch))  # then killed
+    logs = [event.log for event in train(run, tmp_path, name="r") if isinstance(event, Epoch)]
+    assert logs[0].epoch == 2 and logs[-1].stopped and logs[-1].epoch < 6
+    assert list(train(run, tmp_path, name="r")) == []
+    data = run.data.load(seed=run.seed).validation
+    for log in (first, *logs):
+        kept = load(tmp_path, checkpoint=f"epoch-{log.epoch:04d}")
+        seen = subject(kept, data.pixels(slice(20)), data.y[:20], index=data.index[:20], seed=run.seed, batch=20)
+        found = measure(under(run.evaluation.threat(), FLATNESS), seen)
+        loss = found.robust.value + (found.reference_robust_loss if select == "nearby_loss" else 0)
+        assert log.score == pytest.approx(-loss, abs=1e-5)
+    best = max((first, *logs), key=lambda log: log.score)
+    one, other = (load(tmp_path, checkpoint=name).state_dict() for name in ("best", f"epoch-{best.epoch:04d}"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_end_to_end_an_early_end_is_an_end_to_what_is_watched(tmp_path):
+    training = replace(_run().training, epochs=5, optimizer=Adam(lr=100), guard="stop")
+    run = replace(_run(watch=Watch(measurements=(Histogram(),), every=5)), objective=Natural(), training=training)
+    events = list(train(run, tmp_path, name="r"))
+    assert [event.log.epoch for event in events if isinstance(event, Epoch)] == [1]
+    assert isinstance(events[-1], Measuring) and events[-1].file.endswith("histograms-epoch-0001.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"flatness": Histogram()}, "not by Histogram"),
+        ({"flatness": FLATNESS}, "training.select is 'auto'"),
+        ({"tracking": Digits()}, "set training.track above 0"),
+        ({"objective": Natural(), "training": Training(select="robust_loss")}, "did you mean clean"),
+    ],
+)
+def test_contract_runs_that_cannot_be_meant_are_refused(tmp_path, changes, words):
+    with pytest.raises(BadInput, match=words):
+        next(train(_run(**changes), tmp_path / "new", name="r"))
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(

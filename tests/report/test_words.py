@@ -5,6 +5,7 @@ import pytest
 from robustscape.report.words import cautions, settings, verdict
 from robustscape.results import save
 from robustscape.runs import read_runs
+from robustscape.training.log import TrainingLog, read_log, write_log
 
 
 def test_contract_the_best_in_everything_is_named(fake, tmp_path):
@@ -74,3 +75,17 @@ def test_contract_a_gap_or_flatness_inside_the_others_interval_decides_nothing(f
         "a has the lowest robust error at the end of training, 8.0 %; what was measured of gap and flatness does not "
         "tell the methods apart."
     )
+
+
+def test_contract_warnings_of_the_guards_and_early_ends_are_cautions(fake, tmp_path):
+    folder = fake.run(tmp_path / "a", name="a")
+    log = read_log(folder / "log.jsonl")
+    entries = [
+        replace(entry, warnings=(f"dead layer: {entry.epoch}",) if 3 <= entry.epoch <= 5 else ())
+        for entry in log.epochs[:7]
+    ]
+    entries[6] = replace(entries[6], stopped="no better epoch on validation for 4 epochs")
+    write_log(folder / "log.jsonl", TrainingLog(epochs=tuple(entries)))
+    found = cautions(read_runs([folder]))
+    assert "a, seed 0: epoch 3: dead layer: 3, last seen in epoch 5 of 7." in found
+    assert "a, seed 0: training stopped after epoch 7: no better epoch on validation for 4 epochs." in found

@@ -73,10 +73,11 @@ def follow_training(
             name = names[number]
             if isinstance(event, Epoch):
                 line = f"{name}  {epoch_line(event.log, epochs)}"
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
+                for text in (line, *(f"{name}  {said}" for said in said_of(event.log))):
+                    console.print(text, markup=False, highlight=False, soft_wrap=True)
                 if not console.is_terminal:
                     console.file.flush()
-                elif event.log.epoch == epochs and number in running:
+                elif (event.log.epoch == epochs or event.log.stopped) and number in running:
                     bars.remove_task(running.pop(number))
                     bars.update(waiting, visible=not running)
             elif isinstance(event, Measuring):
@@ -101,6 +102,12 @@ def epoch_line(entry: EpochLog, epochs: int) -> str:
         parts.append(f"{name} clean {tracked.clean_accuracy:.1%}{robust}")
     parts.append(f"{entry.seconds:.1f} s, {entry.examples_per_second:.0f} examples/s")
     return "  ".join((*parts, *["best so far"] * entry.selected))
+
+
+def said_of(entry: EpochLog) -> list[str]:
+    """Return what the guards noticed in an epoch, and why training stopped there, a line each."""
+    stopped = [f"stopped after epoch {entry.epoch}: {entry.stopped}"] if entry.stopped else []
+    return [f"warning, epoch {entry.epoch}: {text}" for text in entry.warnings] + stopped
 
 
 def follow(work: Generator[tuple[int, int] | tuple[int, int, str], None, T], *, name: str) -> T:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor, nn
 
-from robustscape.landscape._units import relu_units
+from robustscape.evaluation.units import relu_units
 from robustscape.landscape.directions.between import read_state
 from robustscape.types import BadInput, Params, Plain, Provenance, Subject
 from robustscape.weights.space import select

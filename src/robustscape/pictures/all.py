@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from robustscape.config import files
-from robustscape.pictures import epochs
+from robustscape.pictures import epochs, training
 from robustscape.pictures.plot import Kind, Picture
 from robustscape.runs import RunFolder, checkpoints, grouped, labels
 
@@ -52,9 +52,10 @@ def shown(folders: Sequence[RunFolder], *, every: bool = False) -> list[Shown]:
                 found.append(Shown(stem=stem, measure=measure, checkpoint=checkpoint, picture=picture, runs=counts))
     order = get_args(Kind)
     found = sorted(found, key=lambda each: (order.index(each.picture.kind), each.stem))
-    if (through := epochs.picture(folders)) is not None:
-        counts = {label: sum(folder.label == label for folder in folders) for label in labels(folders)}
-        found.insert(0, Shown(stem="epochs", measure="epochs", checkpoint="", picture=through, runs=counts))
+    counts = {label: sum(folder.label == label for folder in folders) for label in labels(folders)}
+    for name, through in (("epochs", epochs.picture(folders)), ("training", training.picture(folders))):
+        if through is not None:
+            found.insert(0, Shown(stem=name, measure=name, checkpoint="", picture=through, runs=counts))
     return found
 
 

@@ -24,7 +24,7 @@ from robustscape.training.batch_loss import rows_of
 from robustscape.training.checkpoints import digest, load_state, save_state, save_weights
 from robustscape.training.log import TrainingLog, write_log
 from robustscape.training.loop import Epoch, State, Step, start
-from robustscape.types import Attack, BadInput, Batch, Images, Plain, Splits
+from robustscape.types import Attack, BadInput, Batch, DataSource, Images, Plain, Splits
 
 
 @dataclass(kw_only=True, eq=False)
@@ -85,6 +85,11 @@ def prepared(run: Run, out: Path, name: str, decision: Decision | None) -> Begun
         raise BadInput(
             f"the run is for {run.runtime.devices} devices, and {world()} process(es) are here; did you mean "
             "`robustscape train`, torchrun or runtime.launching.launch, which start them?"
+        )
+    if isinstance(run.objective, RST):
+        raise BadInput(
+            "RST needs unlabelled images in its batches, and a run has labelled ones alone; mix both with "
+            "data.mixed.MixedLoader and train with training.loop.fit from Python, or take --objective trades"
         )
     if isinstance(run.objective, RST):
         raise BadInput(
@@ -201,7 +206,11 @@ def _passes(attack: Attack, model: nn.Module, few: Batch) -> int:
 
 def loaded(run: Run) -> Splits:
     """Load the data onto the device, the first rank before the others, so that it alone downloads."""
-    return on_device(first_alone(lambda: run.data.load(seed=run.seed)), run.runtime.torch_device())
+    return _on_device(run, run.data)
+
+
+def _on_device(run: Run, source: DataSource) -> Splits:
+    return on_device(first_alone(lambda: source.load(seed=run.seed)), run.runtime.torch_device())
 
 
 def _agree(state: State, resume: Path) -> None:
@@ -215,7 +224,21 @@ def _tracked(run: Run, splits: Splits) -> dict[str, Images]:
     if not run.training.track:
         return {}
     tracked = {"train": splits.train, "validation": splits.validation}
-    return tracked | ({"test": splits.test} if run.training.track_test else {})
+    tracked |= {"test": splits.test} if run.training.track_test else {}
+    return tracked if run.tracking is None else tracked | {"tracking": _further(run, run.tracking, splits.train)}
+
+
+def _further(run: Run, source: DataSource, like: Images) -> Images:
+    """Return the tracking set, of images and classes as those trained on.
+
+    Raises:
+        BadInput: they are others.
+    """
+    images = _on_device(run, source).test
+    if images.x.shape[1:] != like.x.shape[1:] or len(images.classes) != len(like.classes):
+        there, here = (f"{tuple(i.x.shape[1:])} in {len(i.classes)} classes" for i in (images, like))
+        raise BadInput(f"the tracking set {images.name!r} has images {there}, and those trained on are {here}")
+    return images
 
 
 def _made(run: Run, runtime: Runtime) -> Plain:

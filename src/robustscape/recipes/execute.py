@@ -11,13 +11,13 @@ from typing import TypeAlias, TypeVar
 from robustscape.recipes.begun import decision_for, fresh, loaded, prepared, settled
 from robustscape.recipes.folder import held, log_up_to
 from robustscape.recipes.run import Run, check
-from robustscape.recipes.watching import Measuring, watched
+from robustscape.recipes.watching import Measuring, score_of, watched
 from robustscape.runtime import Runtime, threads
 from robustscape.runtime.deciding import Decision, side_by_side
 from robustscape.runtime.pool import pooled, sendable
 from robustscape.runtime.ranks import world
 from robustscape.runtime.together import suited
-from robustscape.training.loop import Epoch, Step, fit
+from robustscape.training.loop import Epoch, Step, fit, is_over
 from robustscape.training.together import fit_together, fits_together
 from robustscape.types import BadInput, Diverged, Plain
 
@@ -48,7 +48,7 @@ def train(run: Run, out: Path, *, name: str, decision: Decision | None = None) -
         Diverged: a number that must be finite is not.
     """
     begun = prepared(run, out, name, decision)
-    if begun.decision.together and begun.state.epoch < run.training.epochs:
+    if begun.decision.together and not is_over(begun.state, run.training):
         warnings.warn(
             f"{out} was attacked together with other seeds and goes on alone: its bits may differ from an "
             "uninterrupted run's",
@@ -63,6 +63,7 @@ def train(run: Run, out: Path, *, name: str, decision: Decision | None = None) -
         runtime=begun.runtime,
         seed=run.seed,
         tracked=begun.tracked,
+        score=score_of(begun),
     )
     yield from _under_threads(watched(begun), begun.runtime)  # what a kill has left to do
     for event in _under_threads(events, begun.runtime):
@@ -194,6 +195,7 @@ def _together(
         runtime=runtime,
         seeds=[one.run.seed for one in begun],
         tracked=[one.tracked for one in begun],
+        scores=[score_of(one) for one in begun],
     )
     try:
         for number, one in enumerate(begun):
@@ -227,7 +229,8 @@ def _has_threads(document: Plain) -> bool:
 
 
 def _is_complete(run: Run, out: Path) -> bool:
-    return len(log_up_to(out / "log.jsonl", run.training.epochs).epochs) == run.training.epochs
+    epochs = log_up_to(out / "log.jsonl", run.training.epochs).epochs
+    return bool(epochs) and (len(epochs) == run.training.epochs or bool(epochs[-1].stopped))
 
 
 def _in_turn(parcel: _Parcel, numbers: Sequence[int]) -> Iterator[tuple[int, Event]]:

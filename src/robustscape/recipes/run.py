@@ -8,9 +8,11 @@ from typing import Literal
 from robustscape.data.augment import Augmentation, Chain
 from robustscape.data.targets import Targets
 from robustscape.evaluation.accuracy import Evaluating
+from robustscape.landscape.flatness import AverageFlatness
 from robustscape.landscape.runner import stem
 from robustscape.runtime import Runtime
 from robustscape.training.settings import Training
+from robustscape.training.stopping import check_choice
 from robustscape.types import Architecture, BadInput, DataSource, Measurement, Objective, Selective, WeightPerturbation
 
 
@@ -61,6 +63,10 @@ class Run:
         training: Length, optimiser, schedules, checkpoints.
         evaluation: The attacks and examples that judge the result.
         watch: What is measured of the landscape while it trains.
+        tracking: A data set of the same images and classes whose test split is tracked as "tracking", its first
+            ``training.track`` examples; None for none. It never chooses anything.
+        flatness: What ``training.select`` flatness and nearby_loss measure, under the threat model that judges, on the
+            first ``watch.n`` validation images; None for ``flatness`` with its own defaults.
         runtime: How to use the machine.
         seed: Seed of every random number.
     """
@@ -74,17 +80,39 @@ class Run:
     training: Training = field(default_factory=Training)
     evaluation: Evaluating = field(default_factory=Evaluating)
     watch: Watch = field(default_factory=Watch)
+    tracking: DataSource | None = None
+    flatness: Measurement | None = None
     runtime: Runtime = field(default_factory=Runtime, metadata={"spread": True})
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.flatness is not None and not isinstance(self.flatness, AverageFlatness):
+            raise BadInput(
+                f"flatness chooses an epoch by average-case flatness, not by {type(self.flatness).__name__}; did you "
+                "mean --flatness flatness, and this one in --watch.measurements?"
+            )
+
 
 def check(run: Run) -> None:
-    """Refuse labels that the objective cannot be trained with, before anything is computed.
+    """Refuse what cannot be meant together, before anything is computed.
 
     Raises:
         BadInput: the objective takes one label for each image, and there are soft ones, or it cannot attack mixed
-            images.
+            images; or what chooses an epoch, or what is tracked, has no use.
     """
+    _check_targets(run)
+    if run.flatness is not None and not run.training.scored:
+        raise BadInput(
+            f"flatness is given, but training.select is {run.training.select!r}: set it to flatness or nearby_loss, or "
+            "did you mean --watch.measurements flatness?"
+        )
+    if run.tracking is not None and not run.training.track:
+        raise BadInput("tracking is a data set to track, but nothing is: set training.track above 0")
+    check_choice(run.training, run.objective)
+
+
+def _check_targets(run: Run) -> None:
     takes = run.objective.takes if isinstance(run.objective, Selective) else "mixed"
     asked = [name for name in ("smoothing", "noise", "mixup") if getattr(run.targets, name)]
     refused = {"labels": asked, "soft": [name for name in asked if name == "mixup"], "mixed": []}[takes]

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from torch import nn
+
 from robustscape.evaluation.subject import subject
-from robustscape.landscape.runner import measuring, stem, under
+from robustscape.landscape.flatness import AverageFlatness, FlatnessResult
+from robustscape.landscape.runner import measure, measuring, stem, under
 from robustscape.recipes.begun import Begun
 from robustscape.results import save
 from robustscape.runtime.ranks import from_first, is_first
+from robustscape.training.stopping import Score
 from robustscape.types import Measurement, Subject
 
 
@@ -38,7 +42,8 @@ def watched(begun: Begun) -> Iterator[Measuring]:
         begun: The run, between two epochs; in the middle of one nothing is due.
     """
     run, state = begun.run, begun.state
-    if not run.watch.due(state.epoch, run.training.epochs) or state.done != state.epoch * len(begun.loader):
+    last = state.epoch if state.stopped else run.training.epochs
+    if not run.watch.due(state.epoch, last) or state.done != state.epoch * len(begun.loader):
         return
     for measurement in run.watch.measurements:
         path = begun.out / "results" / f"{stem(measurement)}-epoch-{state.epoch:04d}.json"
@@ -47,10 +52,31 @@ def watched(begun: Begun) -> Iterator[Measuring]:
         yield from _made(begun, under(run.evaluation.threat(), measurement), looked_at(begun))
 
 
-def looked_at(begun: Begun) -> Subject:
-    """Return what a run's measurements look at: its present network and the first images of a split."""
+def score_of(begun: Begun) -> Score | None:
+    """Return what the best epoch of a run has most of, where it is chosen by flatness; None for other runs.
+
+    The negative of the rise of the robust loss under random weights, or of the robust loss there, on validation.
+    """
+    run = begun.run
+    if not run.training.scored:
+        return None
+    measurement = under(run.evaluation.threat(), run.flatness or AverageFlatness())
+
+    def score(kept: nn.Module) -> float:
+        assert kept is begun.state.kept, "the network that is kept is the one that is looked at"
+        result = measure(measurement, looked_at(begun, "validation"))
+        assert isinstance(result, FlatnessResult), "the Run takes no other measurement"
+        rise = result.robust.value
+        return -rise if run.training.select == "flatness" else -(result.reference_robust_loss + rise)
+
+    return score
+
+
+def looked_at(begun: Begun, split: str = "") -> Subject:
+    """Return what a run's measurements look at: its present network and the first images of a split, the watch's."""
     run, watch = begun.run, begun.run.watch
-    images = getattr(begun.splits, watch.split)
+    split = split or watch.split
+    images = getattr(begun.splits, split)
     some = images.take(slice(0, watch.n))
     return subject(
         begun.state.kept,
@@ -61,7 +87,7 @@ def looked_at(begun: Begun) -> Subject:
         runtime=begun.runtime,
         batch=watch.batch_size,
         classes=images.classes,
-        split=watch.split,
+        split=split,
         model_name=f"{begun.out}, epoch {begun.state.epoch}",
         data_name=images.name if len(some) == len(images) else f"{images.name}, first {len(some)}",
     )

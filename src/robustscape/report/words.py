@@ -227,7 +227,27 @@ def cautions(folders: Sequence[RunFolder]) -> list[str]:
         found.append("Flatness was measured in different ways (ξ, mode or images): its values do not compare.")
     if any(r.mode != "sound" for r in flats):
         found.append("Flatness “as published” gives the reference and the moved network attacks of unequal strength.")
-    return found + doubts(folders)
+    return found + guarded(folders) + doubts(folders)
+
+
+def guarded(folders: Sequence[RunFolder]) -> list[str]:
+    """Return what the guards noticed while the networks trained, each kind when it was first seen, and early stops."""
+    said = []
+    for folder in folders:
+        if folder.log is None or not folder.log.epochs:
+            continue
+        who, entries = f"{folder.label}, seed {folder.seed}", folder.log.epochs
+        first: dict[str, tuple[int, str]] = {}
+        for entry in entries:
+            for text in entry.warnings:
+                first.setdefault(text.partition(":")[0], (entry.epoch, text))
+        for kind, (epoch, text) in first.items():
+            last = [entry.epoch for entry in entries if any(t.partition(":")[0] == kind for t in entry.warnings)][-1]
+            until = "" if last == epoch else f", last seen in epoch {last} of {entries[-1].epoch}"
+            said.append(f"{who}: epoch {epoch}: {text}{until}.")
+        if entries[-1].stopped:
+            said.append(f"{who}: training stopped after epoch {entries[-1].epoch}: {entries[-1].stopped}.")
+    return said
 
 
 def settings(folders: Sequence[RunFolder]) -> str:

@@ -17,11 +17,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from robustscape.results import written
+from robustscape.training.log import TrackedStep
 from robustscape.training.loop import State
 from robustscape.types import BadInput, Plain
 
 _KEY = "robustscape"
 _NUMBERS = ("done", "epoch", "examples", "seconds", "sums", "best", "best_on_test")
+_LATER = ("best_epoch", "stopped")  # unknown to states of older versions, which had no use for them
 
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: Plain) -> None:
@@ -60,7 +62,8 @@ def save_state(state: State, path: Path) -> None:
         for key, value in state.optimizer.state.get(parameter, {}).items():
             if value is not None:
                 tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
-    _write(path, tensors, {name: getattr(state, name) for name in _NUMBERS})
+    numbers = {name: getattr(state, name) for name in (*_NUMBERS, *_LATER)}
+    _write(path, tensors, numbers | {"steps": [vars(step) for step in state.steps]})
 
 
 def load_state(state: State, path: Path) -> None:
@@ -93,6 +96,9 @@ def load_state(state: State, path: Path) -> None:
         raise BadInput(f"the saved state {path} was altered: it lacks {', '.join(missing)}; remove it to start afresh")
     for name in _NUMBERS:
         setattr(state, name, metadata[name])
+    for name in _LATER:
+        setattr(state, name, metadata.get(name, getattr(state, name)))
+    state.steps = [TrackedStep(**values) for values in metadata.get("steps", ())]
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

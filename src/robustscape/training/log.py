@@ -13,13 +13,46 @@ from robustscape.types import BadInput
 
 @dataclass(frozen=True, kw_only=True)
 class Tracked:
-    """Performance on the first n examples of one set at the end of an epoch (accuracies, nats)."""
+    """Performance on the first examples of one set at the end of an epoch.
+
+    Attributes:
+        n: How many examples.
+        clean_accuracy: Fraction classified correctly.
+        robust_accuracy: Fraction classified correctly clean and attacked; None without an attack, as all below.
+        clean_loss: Mean cross-entropy, nats.
+        robust_loss: Mean cross-entropy of the worse of the clean and the attacked input, nats.
+        correct_robust_error: Share of the examples classified correctly clean that the attack fools. Those that are
+            misclassified clean count as fooled, all of them. None where there are none, and in old logs, as below.
+        correct_robust_loss: Mean robust loss of the examples classified correctly clean, nats.
+        incorrect_robust_loss: The same of those misclassified clean.
+    """
 
     n: int
     clean_accuracy: float
     robust_accuracy: float | None
     clean_loss: float
     robust_loss: float | None
+    correct_robust_error: float | None = None
+    correct_robust_loss: float | None = None
+    incorrect_robust_loss: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackedStep:
+    """What is logged of one of the first or last steps (Liu 2020, https://arxiv.org/abs/2006.08403, figure 1).
+
+    Attributes:
+        step: Batches used before it.
+        gradient_norm: L2 norm of the gradient that it went by, all parameters, before clipping.
+        robust_error: Share of its inputs, as they were attacked for it, that the network misclassified before it, in
+            eval mode.
+        distance: L2 distance of all parameters from their initial values before it.
+    """
+
+    step: int
+    gradient_norm: float
+    robust_error: float
+    distance: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +73,11 @@ class EpochLog:
         tracking_seconds: Wall-clock seconds of tracking.
         examples_per_second: Training examples a second.
         selected: Whether this epoch is the best on validation so far.
+        score: What that was chosen by, the larger the better: an accuracy, or the negative of a loss or of flatness, in
+            nats; None where nothing was tracked, and in old logs.
+        warnings: What the guards noticed, a sentence each that begins with what it is, for example "dead layer".
+        stopped: Why the training ended with this epoch before its time, "" where it did not.
+        steps: Those of the epoch's steps that are tracked one by one.
     """
 
     epoch: int
@@ -55,6 +93,10 @@ class EpochLog:
     tracking_seconds: float
     examples_per_second: float
     selected: bool
+    score: float | None = None
+    warnings: tuple[str, ...] = ()
+    stopped: str = ""
+    steps: tuple[TrackedStep, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +109,7 @@ class TrainingLog:
 def line(entry: EpochLog) -> str:
     """Return one epoch as a line of JSON, without the newline."""
     plain: dict[str, Any] = {**vars(entry), "tracked": {k: vars(v) for k, v in entry.tracked.items()}}
+    plain["steps"] = [vars(step) for step in entry.steps]
     return json.dumps(plain, allow_nan=False)
 
 
@@ -87,7 +130,9 @@ def read_log(path: Path) -> TrainingLog:
         try:
             plain = json.loads(text)
             tracked = {name: Tracked(**values) for name, values in plain.pop("tracked").items()}
-            epochs.append(EpochLog(**plain, tracked=tracked))
+            steps = tuple(TrackedStep(**values) for values in plain.pop("steps", ()))
+            warnings = tuple(plain.pop("warnings", ()))
+            epochs.append(EpochLog(**plain, tracked=tracked, steps=steps, warnings=warnings))
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             if number == len(lines):
                 break

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,12 @@ from robustscape.training.averaging import (
     take_into_average,
     update_average,
 )
-from robustscape.training.log import EpochLog, Tracked
+from robustscape.training.guards import noticed
+from robustscape.training.log import EpochLog, Tracked, TrackedStep
 from robustscape.training.method import Method, method
 from robustscape.training.settings import Training
-from robustscape.training.step import StepLog, long_step, step
+from robustscape.training.step import StepLog, is_tracked, long_step, step
+from robustscape.training.stopping import Score, check_choice, check_score, chosen_by, impatience, score_of
 from robustscape.training.tracking import track
 from robustscape.types import (
     Attack,
@@ -53,8 +55,11 @@ class State:
         examples: Training examples seen in the present epoch.
         seconds: Wall-clock seconds of the present epoch's steps.
         sums: Sums over the present epoch's steps of what its line reports as means.
-        best: Best selection score so far, -1 before the first.
+        best: Best selection score so far, minus infinity before the first.
         best_on_test: The same on the test set; chooses nothing but the checkpoint of that name.
+        best_epoch: The epoch that it is of, 0 before the first.
+        stopped: Why the training has ended before its time, "" where it has not.
+        steps: What is logged of the present epoch's steps one by one.
     """
 
     model: nn.Module
@@ -66,8 +71,11 @@ class State:
     examples: int = 0
     seconds: float = 0.0
     sums: dict[str, float] = field(default_factory=dict)
-    best: float = -1.0
-    best_on_test: float = -1.0
+    best: float = -math.inf
+    best_on_test: float = -math.inf
+    best_epoch: int = 0
+    stopped: str = ""
+    steps: list[TrackedStep] = field(default_factory=list)
 
     @property
     def kept(self) -> nn.Module:
@@ -108,6 +116,7 @@ def start(model: nn.Module, objective: Objective, settings: Training) -> State:
         )
     if settings.statistics == "adversarial" and objective.attack is None:
         raise BadInput("training.statistics is 'adversarial', but the objective has no attack; did you mean clean?")
+    check_choice(settings, objective)
     return State(
         model=trained,
         optimizer=settings.optimizer.build(trained),
@@ -126,6 +135,7 @@ def fit(
     runtime: Runtime,
     seed: int,
     tracked: Mapping[str, Images],
+    score: Score | None = None,
 ) -> Iterator[Step | Epoch]:
     """Train, going on from ``state``, which is changed; give every step and every epoch as it is done.
 
@@ -140,14 +150,17 @@ def fit(
         runtime: How to use the machine.
         seed: Seed of every random number.
         tracked: Set name to images; "validation" chooses the best epoch, "test" only ``best_on_test``.
+        score: What the best epoch has most of, of the network that is kept, where ``settings.scored``.
 
     Raises:
+        BadInput: the settings ask for a score and there is none.
         Diverged: a number that must be finite is not: says the epoch, the step and the part of the loss.
     """
+    check_score(settings, score)
     how = method(state.model, objective, weights, settings, runtime)
     view = view_of_kept(state, how, runtime)
     total = settings.epochs * len(batches)
-    while state.epoch < settings.epochs:
+    while not is_over(state, settings):
         source = batches.epoch(state.epoch, state.done - state.epoch * len(batches))
         while True:
             clock = time.perf_counter()
@@ -156,7 +169,12 @@ def fit(
                 break
             yield advance(state, how, some, total, seed, began=clock)
         settle(state, how, batches, seed, runtime)
-        yield end_epoch(state, how, view, tracked, seed, runtime)
+        yield end_epoch(state, how, view, batches, tracked, seed, runtime, score=score)
+
+
+def is_over(state: State, settings: Training) -> bool:
+    """Return whether a training has done all its epochs, or has ended before."""
+    return bool(state.stopped) or state.epoch >= settings.epochs
 
 
 def view_of_kept(state: State, how: Method, runtime: Runtime) -> FastView | PlainView:
@@ -193,6 +211,8 @@ def advance(
     Raises:
         Diverged: a number that must be finite is not: says the epoch, the step and the part of the loss.
     """
+    before = state.done
+    away = _distance(state) if is_tracked(how.settings, before, total) else None
     try:
         if isinstance(how.settings.optimizer, Exploring):
             log = long_step(how, state.optimizer, batches, state.done, total, seed)
@@ -204,6 +224,10 @@ def advance(
     if state.average is not None and how.settings.ema is not None:
         update_average(state.average, state.model, how.settings.ema)
     _count(state, log, batches, time.perf_counter() - began)
+    if away is not None and log.robust_error is not None:
+        state.steps.append(
+            TrackedStep(step=before, gradient_norm=log.gradient_norm, robust_error=log.robust_error, distance=away)
+        )
     return Step(epoch=state.epoch + 1, done=state.done, total=total, log=log)
 
 
@@ -229,17 +253,60 @@ def settle(state: State, how: Method, batches: Batches, seed: int, runtime: Runt
 
 
 def end_epoch(
-    state: State, how: Method, view: FastView | PlainView, sets: Mapping[str, Images], seed: int, runtime: Runtime
+    state: State,
+    how: Method,
+    view: FastView | PlainView,
+    batches: Batches,
+    sets: Mapping[str, Images],
+    seed: int,
+    runtime: Runtime,
+    *,
+    score: Score | None = None,
 ) -> Epoch:
-    """Track, choose, and make the epoch's line; the state then stands before the next epoch.
+    """Look for what has gone wrong, track, choose, and make the epoch's line; the state then stands before the next.
+
+    Args:
+        state: Is changed: at the end of an epoch, not yet counted.
+        how: The method.
+        view: Of the network that is kept.
+        batches: The training examples, of which the epoch's first serve once more, to the guards.
+        sets: What is tracked.
+        seed: Seed of every random number.
+        runtime: How to use the machine.
+        score: As for ``fit``.
 
     Raises:
         Diverged: a loss is not finite: says the epoch.
     """
+    settings, number, clock = how.settings, state.epoch + 1, time.perf_counter()
+    warnings = () if settings.guard == "no" else _noticed(state, how, batches, seed, runtime)
+    failed = warnings[0] if warnings and settings.guard == "stop" else ""
     try:
-        return _end(state, how, view, sets, seed, runtime)
+        is_due = _is_tracked(settings, number) or (failed and settings.track)
+        tracked = _tracked(state.kept, view, sets, how, seed, runtime) if is_due else {}
+        by = chosen_by(settings, how.objective)
+        mine, on_test = (score_of(tracked.get(name), by) for name in ("validation", "test"))
+        if settings.scored and tracked:
+            assert score is not None, "checked before the first step"
+            mine = -math.inf if warnings else score(state.kept)  # a dead network is the flattest of all
     except Diverged as error:
-        raise Diverged(f"tracking after epoch {state.epoch + 1}, step {state.done}: {error}") from None
+        raise Diverged(f"tracking after epoch {number}, step {state.done}: {error}") from None
+    selected = not settings.track or mine > state.best
+    best_on_test = settings.best_on_test and on_test > state.best_on_test
+    state.best, state.best_on_test = max(state.best, mine), max(state.best_on_test, on_test)
+    state.best_epoch = number if selected else state.best_epoch
+    if number < settings.epochs:
+        state.stopped = failed or (impatience(number - state.best_epoch, settings) if tracked else "")
+    log = replace(
+        _line(state),
+        tracked=tracked,
+        tracking_seconds=round(time.perf_counter() - clock, 3),
+        selected=selected,
+        score=mine if math.isfinite(mine) else None,
+        warnings=warnings,
+    )
+    state.epoch, state.examples, state.seconds, state.sums, state.steps = number, 0, 0.0, {}, []
+    return Epoch(log=log, best_on_test=best_on_test)
 
 
 def _count(state: State, log: StepLog, batches: Sequence[Batch], seconds: float) -> None:
@@ -253,40 +320,37 @@ def _count(state: State, log: StepLog, batches: Sequence[Batch], seconds: float)
     state.sums["lr"], state.sums["eps"] = log.lr, -1.0 if log.eps is None else log.eps
 
 
-def _end(
-    state: State, how: Method, view: FastView | PlainView, sets: Mapping[str, Images], seed: int, runtime: Runtime
-) -> Epoch:
-    settings, number = how.settings, state.epoch + 1
-    clock = time.perf_counter()
-    tracked = _tracked(state.kept, view, sets, how, seed, runtime) if _is_tracked(settings, number) else {}
-    by = settings.select
-    if by == "auto":
-        by = "clean" if how.objective.attack is None else "robust"
-    score = _score(tracked.get("validation"), by)
-    selected = score >= state.best if not settings.track else score > state.best
-    on_test = _score(tracked.get("test"), by)
-    best_on_test = settings.best_on_test and on_test > state.best_on_test
+def _noticed(state: State, how: Method, batches: Batches, seed: int, runtime: Runtime) -> tuple[str, ...]:
+    """Let the guards look at the network that is trained, at the end of an epoch that is not yet counted."""
+    eps = None if state.sums["eps"] < 0 else state.sums["eps"]
+    some = batches.epoch(state.epoch)
+    return noticed(how, some, examples=state.examples, eps=eps, seed=seed, runtime=runtime)
+
+
+def _line(state: State) -> EpochLog:
+    """Return the line of an epoch that is not yet counted, as far as the state alone says it."""
     steps = state.sums["steps"]
-    parameters = select(state.model, "all")
-    log = EpochLog(
-        epoch=number,
+    return EpochLog(
+        epoch=state.epoch + 1,
         step=state.done,
         lr=state.sums["lr"],
         eps=None if state.sums["eps"] < 0 else state.sums["eps"],
         loss={n.removeprefix("loss."): s / steps for n, s in state.sums.items() if n.startswith("loss.")},
-        tracked=tracked,
+        tracked={},
         gradient_norm=state.sums["gradient_norm"] / steps,
-        weight_norm=float(norm(parameters)),
-        distance=float(norm({name: w - state.initial[name] for name, w in parameters.items()})),
+        weight_norm=float(norm(select(state.model, "all"))),
+        distance=_distance(state),
         seconds=round(state.seconds, 3),
-        tracking_seconds=round(time.perf_counter() - clock, 3),
+        tracking_seconds=0.0,
         examples_per_second=round(state.examples / state.seconds, 2),
-        selected=selected,
+        selected=False,
+        stopped=state.stopped,
+        steps=tuple(state.steps),
     )
-    state.epoch, state.examples, state.seconds, state.sums = number, 0, 0.0, {}
-    state.best = max(state.best, score)
-    state.best_on_test = max(state.best_on_test, on_test)
-    return Epoch(log=log, best_on_test=best_on_test)
+
+
+def _distance(state: State) -> float:
+    return float(norm({name: w - state.initial[name] for name, w in select(state.model, "all").items()}))
 
 
 def _is_tracked(settings: Training, number: int) -> bool:
@@ -313,12 +377,3 @@ def _tracked(
         )
         for name, images in sets.items()
     }
-
-
-def _score(tracked: Tracked | None, by: Literal["robust", "clean"]) -> float:
-    """Return what the best epoch has most of: accuracy, robust where there is one and it is wanted."""
-    if tracked is None:
-        return -1.0
-    if by == "clean" or tracked.robust_accuracy is None:
-        return tracked.clean_accuracy
-    return tracked.robust_accuracy

@@ -50,8 +50,16 @@ class Training:
         track_attack: Attack that tracking uses; None for the objective's own, at its full eps.
         track_test: Track the test set as well; it is never used for selection.
         track_every: Epochs between two trackings, at least 1; the last epoch is always tracked.
+        track_first: Steps at the beginning, each of which is logged by itself: gradient norm, robust error of its
+            batch and distance from the start; 0 for none. One more forward for each.
+        track_last: Steps at the end, likewise.
         select: What the best checkpoint is chosen by on validation: "robust" or "clean" accuracy; "auto" is
-            robust where the objective attacks.
+            robust where the objective attacks. "robust_loss": the lowest. "flatness": the lowest rise of the robust
+            loss under random weights, which an untrained network has too; "nearby_loss": the lowest robust loss under
+            random weights, that rise included.
+        patience: Epochs without a better one on validation after which the training ends; None for never.
+        guard: What is done where, at the end of an epoch, a layer is dead, the output constant, or the network robust
+            to the training's own cheap attack but not to PGD-10: "warn" in the log, "stop" as well, or "no" looks.
         keep_every: Epochs between kept checkpoints, with the initial weights as epoch-0000; 0 for none beside last
             and best.
         snapshots: Also keep the network at the end of every period of ``lr`` and ``eps``, as snapshot-1, snapshot-2 ...
@@ -85,7 +93,11 @@ class Training:
     track_attack: Attack | None = None
     track_test: bool = True
     track_every: int = 1
-    select: Literal["auto", "robust", "clean"] = "auto"
+    track_first: int = 0
+    track_last: int = 0
+    select: Literal["auto", "robust", "clean", "robust_loss", "flatness", "nearby_loss"] = "auto"
+    patience: int | None = None
+    guard: Literal["warn", "stop", "no"] = "warn"
     keep_every: int = 0
     snapshots: bool = False
     best_on_test: bool = False
@@ -96,7 +108,7 @@ class Training:
         for name in ("epochs", "batch_size", "track_every"):
             if getattr(self, name) < 1:
                 raise BadInput(f"training.{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("track", "keep_every", "checkpoint_seconds", "l1", "l2"):
+        for name in ("track", "track_first", "track_last", "keep_every", "checkpoint_seconds", "l1", "l2"):
             if getattr(self, name) < 0:
                 raise BadInput(f"training.{name} must be at least 0, not {getattr(self, name)}")
         if self.best_on_test and not (self.track and self.track_test):
@@ -107,6 +119,7 @@ class Training:
             if (most := getattr(self, name)) is not None and not most > 0:
                 raise BadInput(f"training.{name} must be above 0, not {most:g}; None is for none")
         self._check_swa()
+        self._check_choice()
         if self.statistics_batches is not None and self.estimated == "training":
             raise BadInput("training.statistics_batches counts what statistics are estimated on: choose statistics too")
         if self.snapshots:
@@ -139,6 +152,32 @@ class Training:
             raise BadInput(
                 f"training.swa_lr_from is what falls to swa_lr, {self.swa_lr}, and cannot be {self.swa_lr_from:g}"
             )
+
+    def _check_choice(self) -> None:
+        """Refuse ways to choose an epoch, and to stop, that cannot be meant."""
+        if self.guard not in ("warn", "stop", "no"):
+            raise BadInput(f"training.guard is {self.guard!r}, not one of warn, stop, no")
+        if not self.track and (self.scored or self.select == "robust_loss"):
+            raise BadInput(
+                f"training.select is {self.select!r}, but nothing is tracked, which leaves the last epoch as the best; "
+                "set training.track above 0"
+            )
+        if self.scored and self.best_on_test:
+            raise BadInput(f"training.select {self.select!r} is of validation alone; leave training.best_on_test out")
+        if self.patience is None:
+            return
+        if self.patience < 1:
+            raise BadInput(f"training.patience must be at least 1 epoch, not {self.patience}; none is for never")
+        if not self.track:
+            raise BadInput("training.patience waits for a better epoch on validation: set training.track above 0")
+        if self.snapshots or self.swa_start is not None:
+            which = "training.snapshots" if self.snapshots else "training.swa_start"
+            raise BadInput(f"training.patience may end the training before what {which} needs; leave one of them out")
+
+    @property
+    def scored(self) -> bool:
+        """Whether the best epoch is chosen by a measurement of the landscape, which the loop is handed."""
+        return self.select in ("flatness", "nearby_loss")
 
     @property
     def estimated(self) -> Literal["training", "clean", "adversarial"]:

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from robustscape.evaluation.judging import predicted
 from robustscape.modes import frozen_statistics
 from robustscape.runtime.ranks import mean_over_ranks, share, world
 from robustscape.streams import Streams
@@ -18,18 +19,24 @@ from robustscape.training.batch_loss import BatchLoss, attacked, losses, rows_of
 from robustscape.training.method import Method
 from robustscape.training.rates import learning_rate, radius
 from robustscape.training.regularising import clip_gradient, clip_weights, penalised
+from robustscape.training.settings import Training
 from robustscape.types import BadInput, Batch, Diverged, Exploring, Loss, Objective, Params, Selective, Staged
 from robustscape.weights.space import norm, shifted
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepLog:
-    """What one step did: learning rate, eps (None without attack), loss by part in nats, gradient norm."""
+    """What one step did: learning rate, eps (None without attack), loss by part in nats, gradient norm.
+
+    ``robust_error`` is the share of its inputs, as attacked for it, that the network misclassified before it; None for
+    steps that are not tracked one by one.
+    """
 
     lr: float
     eps: float | None
     loss: dict[str, float]
     gradient_norm: float
+    robust_error: float | None = None
 
 
 _COUNTED: dict[str, Literal["none", "first", "every"]] = {"w+v": "none", "w": "first", "every": "every"}
@@ -124,9 +131,11 @@ def long_step(
             logs.append(_sloped(how, optimizer, batch, done + number, total, seed, None))
             move()
     _moved(how, optimizer, logs[0].lr)
+    errors = [log.robust_error for log in logs if log.robust_error is not None]
     return StepLog(
         lr=logs[0].lr,
         eps=logs[-1].eps,
+        robust_error=sum(errors) / len(errors) if errors else None,
         loss={name: sum(log.loss[name] for log in logs) / len(logs) for name in logs[0].loss},
         gradient_norm=sum(log.gradient_norm for log in logs) / len(logs),
     )
@@ -156,6 +165,7 @@ def _sloped(
         attack = attack.at(eps)
         x_adv = attacked(how, batch, attack, rng) if x_adv is None else x_adv
     x_adv = batch.x if x_adv is None else x_adv
+    error = _error(how, batch, x_adv, weight) if is_tracked(settings, done, total) else None
     v: Params = {}
     moved_at_w = False
     if how.weights is not None and done >= round(how.weights.warmup * total / settings.epochs):
@@ -180,7 +190,20 @@ def _sloped(
     if v and how.weights is not None and how.weights.decay_at == "w+v":
         _decay_there(optimizer, model, v)
     lr = learning_rate(settings, done, total)
-    return StepLog(lr=lr, eps=eps, loss=logged, gradient_norm=float(gradient_norm))
+    return StepLog(lr=lr, eps=eps, loss=logged, gradient_norm=float(gradient_norm), robust_error=error)
+
+
+def is_tracked(settings: Training, done: int, total: int) -> bool:
+    """Return whether the step is tracked by itself that begins when ``done`` of ``total`` batches are done."""
+    return done < settings.track_first or done >= total - settings.track_last
+
+
+def _error(how: Method, batch: Batch, x_adv: Tensor, weight: int) -> float:
+    """Return the share of adversarial inputs that are misclassified at the present weights, in eval mode."""
+    network = vars(how.model).get("without_heads", how.model)
+    wrong = predicted(network, x_adv, how.parts).argmax(dim=1) != batch.y
+    wrong = wrong[batch.y >= 0]  # the labels of further heads are negative
+    return float(mean_over_ranks([wrong.float().mean()], weight)[0])
 
 
 def _moved(how: Method, optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -15,10 +15,21 @@ from robustscape.runtime.memory import out_of_memory
 from robustscape.runtime.ranks import world
 from robustscape.runtime.together import Together, alike, at_once
 from robustscape.streams import Apart, Streams, joined
-from robustscape.training.loop import Epoch, State, Step, advance, batches_of_a_step, end_epoch, settle, view_of_kept
+from robustscape.training.loop import (
+    Epoch,
+    State,
+    Step,
+    advance,
+    batches_of_a_step,
+    end_epoch,
+    is_over,
+    settle,
+    view_of_kept,
+)
 from robustscape.training.method import Method, method
 from robustscape.training.rates import radius
 from robustscape.training.settings import Training
+from robustscape.training.stopping import Score, check_score
 from robustscape.types import BadInput, Batch, Batches, Diverged, Images, Objective, Staged, WeightPerturbation
 
 
@@ -56,6 +67,7 @@ def fit_together(
     runtime: Runtime,
     seeds: Sequence[int],
     tracked: Sequence[Mapping[str, Images]],
+    scores: Sequence[Score | None] = (),
 ) -> Iterator[tuple[int, Step | Epoch]]:
     """Train several networks, each as ``fit`` trains it; give (its number, step or epoch) as each is done.
 
@@ -72,13 +84,14 @@ def fit_together(
         runtime: How to use the machine.
         seeds: Seed of every random number of each.
         tracked: Sets of each, as for ``fit``.
+        scores: Score of each, as for ``fit``; () for none.
 
     Yields:
         The number of a network, in the order of ``states``, and what it has done.
 
     Raises:
         BadInput: the networks differ or are not suited, attacks are in train mode, the optimiser takes several batches
-            a step, there are several ranks, or epochs have different numbers of batches.
+            a step, there are several ranks, epochs have different numbers of batches, or a score is missing.
         Diverged: a number that must be finite is not: says of which network, the epoch and the step.
     """
     models = [state.model for state in states]
@@ -94,11 +107,13 @@ def fit_together(
     if len({len(some) for some in batches}) > 1:
         raise BadInput(f"epochs must be equally long to train together, not {[len(some) for some in batches]} batches")
     seats: list[_Seat] = []
-    for state, some, seed, sets in zip(states, batches, seeds, tracked, strict=True):
+    scores = scores or [None] * len(states)
+    for state, some, seed, sets, score in zip(states, batches, seeds, tracked, scores, strict=True):
+        check_score(settings, score)
         how = method(state.model, objective, weights, settings, runtime)
         view = view_of_kept(state, how, runtime)
-        seat = _Seat(number=len(seats), state=state, how=how, view=view, batches=some, seed=seed, tracked=sets)
-        seats.append(seat)
+        given = {"batches": some, "seed": seed, "tracked": sets, "score": score}
+        seats.append(_Seat(number=len(seats), state=state, how=how, view=view, **given))
     first = next(batches[0].epoch(0))
     size = at_once(models[0], first.x, runtime, len(seats))
     count = -(-len(seats) // size)
@@ -118,6 +133,7 @@ class _Seat:
     batches: Batches
     seed: int
     tracked: Mapping[str, Images]
+    score: Score | None
     source: Iterator[Batch] | None = None
 
     @property
@@ -140,11 +156,15 @@ class _Seat:
             self.source = None
         return batch
 
+    def end(self, runtime: Runtime) -> Epoch:
+        """End its epoch."""
+        sets, seed = self.tracked, self.seed
+        return end_epoch(self.state, self.how, self.view, self.batches, sets, seed, runtime, score=self.score)
+
 
 def _side_by_side(seats: Sequence[_Seat], runtime: Runtime) -> Iterator[tuple[int, Step | Epoch]]:
     """Train some to their ends: those least far take the next step, or end their epoch."""
-    epochs = seats[0].how.settings.epochs
-    while going := [seat for seat in seats if seat.state.epoch < epochs]:
+    while going := [seat for seat in seats if not is_over(seat.state, seat.how.settings)]:
         least = min(seat.place for seat in going)
         turn = [seat for seat in going if seat.place == least]
         clock = time.perf_counter()
@@ -153,7 +173,7 @@ def _side_by_side(seats: Sequence[_Seat], runtime: Runtime) -> Iterator[tuple[in
             for seat in turn:
                 with _named(seat):
                     settle(seat.state, seat.how, seat.batches, seat.seed, runtime)
-                    event = end_epoch(seat.state, seat.how, seat.view, seat.tracked, seat.seed, runtime)
+                    event = seat.end(runtime)
                 yield seat.number, event
             continue
         made = _attacked(seats, turn, batches, runtime)

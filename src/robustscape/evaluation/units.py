@@ -30,7 +30,12 @@ class _Seen:
 
 
 def relu_units(subject: Subject) -> dict[str, list[Any]]:
-    """Return names, units, dead units and the share of positive outputs of every ReLU, by clean forwards."""
+    """Return what every ReLU gives over a subject's examples, by clean forwards in eval mode.
+
+    Returns:
+        Lists of one entry a ReLU, in the order they run: "activations", the names; "units", how many units; "dead", how
+        many of them fire on no example; "active", the share of outputs above 0.
+    """
     seen: dict[str, _Seen] = {}
 
     def some(rows: Tensor) -> dict[str, _Seen]:
