@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,20 +11,18 @@ from pathlib import Path
 from torch import nn
 
 from robustscape.config import to_plain
-from robustscape.data.batches import Loader
-from robustscape.data.splits import on_device
-from robustscape.objectives.rst import RST
 from robustscape.recipes.folder import clear, forget, held, log_up_to, warn_of_change
+from robustscape.recipes.given import Given, batches, check, loaded, network
 from robustscape.recipes.run import Run
 from robustscape.results import SCHEMA, provenance, write_json
 from robustscape.runtime import Runtime, place, threads
 from robustscape.runtime.counting import forwards, passes
 from robustscape.runtime.deciding import Decision, decide, decision_of
-from robustscape.runtime.ranks import barrier, first_alone, from_first, gathered, is_first, world
+from robustscape.runtime.ranks import barrier, from_first, gathered, is_first, world
 from robustscape.training.checkpoints import digest, load_state, save_state, save_weights
 from robustscape.training.log import TrainingLog, write_log
 from robustscape.training.loop import Epoch, State, Step, start
-from robustscape.types import BadInput, Batch, Images, Plain, Splits
+from robustscape.types import BadInput, Batch, Batches, Images, Plain, Splits
 
 
 @dataclass(kw_only=True, eq=False)
@@ -34,7 +33,7 @@ class Begun:
     out: Path
     about: Plain
     state: State
-    loader: Loader
+    loader: Batches
     splits: Splits
     tracked: Mapping[str, Images]
     decision: Decision
@@ -85,21 +84,19 @@ def prepared(run: Run, out: Path, name: str, decision: Decision | None) -> Begun
             f"the run is for {run.runtime.devices} devices, and {world()} process(es) are here; did you mean "
             "`robustscape train`, torchrun or runtime.launching.launch, which start them?"
         )
-    if isinstance(run.objective, RST):
-        raise BadInput(
-            "RST needs unlabelled images in its batches, and a run has labelled ones alone; mix both with "
-            "data.mixed.MixedLoader and train with training.loop.fit from Python, or take --objective trades"
-        )
+    check(run)
     document = held(run, out)
     if document is not None and is_first():
         warn_of_change(run, out, document)
     barrier()  # nobody looks any more: now it may change
     if is_first():
         clear(out)
-    splits = loaded(run)
+    given = loaded(run)
+    splits = given.splits
+    _same(given, document, out)
     about = {"image": list(splits.train.x.shape[1:]), "classes": list(splits.train.classes)}
     with threads(run.runtime):
-        state, loader = fresh(run, splits)
+        state, loader, begins_with = fresh(run, given)
         resume = out / "checkpoints" / "resume.safetensors"
         if resume.exists():
             load_state(state, resume)
@@ -108,8 +105,12 @@ def prepared(run: Run, out: Path, name: str, decision: Decision | None) -> Begun
         assert decision is not None
         runtime = decision.applied(run.runtime)
     if document is None and is_first():
+        if begins_with:
+            warnings.warn(begins_with, stacklevel=3)
         with threads(runtime):
             made = {"train_n": len(splits.train), "decided": asdict(decision), **_made(run, runtime)}
+        if hashes := given.hashes():
+            made["given"] = hashes
         if run.training.keep_every:
             begins = {"architecture": to_plain(run.model), **about, "epoch": 0}
             save_weights(state.kept, out / "checkpoints" / "epoch-0000.safetensors", begins)
@@ -129,12 +130,10 @@ def prepared(run: Run, out: Path, name: str, decision: Decision | None) -> Begun
     )
 
 
-def fresh(run: Run, splits: Splits) -> tuple[State, Loader]:
-    """Return the state before the first step, and what serves the training images."""
-    channels, height, width = splits.train.x.shape[1:]
-    model = run.model.build(image=(channels, height, width), classes=len(splits.train.classes), seed=run.seed)
-    loader = Loader(images=splits.train, batch_size=run.training.batch_size, seed=run.seed, augment=run.augment)
-    return start(place(model, run.runtime), run.objective, run.training), loader
+def fresh(run: Run, given: Given) -> tuple[State, Batches, str]:
+    """Return the state before the first step, what serves the training images, and in words what it begins with."""
+    model, begins_with = network(run, given)
+    return start(place(model, run.runtime), run.objective, run.training), batches(run, given), begins_with
 
 
 def settled(document: Plain) -> Decision | None:
@@ -146,7 +145,7 @@ def decision_for(
     run: Run,
     document: Plain,
     model: nn.Module,
-    loader: Loader,
+    loader: Batches,
     wanted: Decision | None = None,
     *,
     tasks: int = 1,
@@ -178,9 +177,15 @@ def decision_for(
     return decide(run.runtime, model, batch.x, work=work, tasks=tasks, processes=processes, times=times)
 
 
-def loaded(run: Run) -> Splits:
-    """Load the data onto the device, the first rank before the others, so that it alone downloads."""
-    return on_device(first_alone(lambda: run.data.load(seed=run.seed)), run.runtime.torch_device())
+def _same(given: Given, document: Plain, out: Path) -> None:
+    """Refuse to go on with other files than the run began with."""
+    began = {} if document is None else document.get("given", {})
+    for option, value in given.hashes().items() if began else ():
+        if began.get(option) != value:
+            raise BadInput(
+                f"the file of --{option} has changed since {out} began with it; put the old one back, or choose another "
+                "--out"
+            )
 
 
 def _agree(state: State, resume: Path) -> None:

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-from robustscape.recipes.begun import decision_for, fresh, loaded, prepared, settled
+from robustscape.recipes.begun import decision_for, fresh, prepared, settled
 from robustscape.recipes.folder import held, log_up_to
+from robustscape.recipes.given import check, loaded
 from robustscape.recipes.run import Run
 from robustscape.recipes.watching import Measuring, watched
 from robustscape.runtime import Runtime, threads
@@ -94,6 +95,8 @@ def train_several(
         Diverged: a number that must be finite is not: says in which run.
         RankLost: one of the processes died.
     """
+    for run, _ in runs:
+        check(run)
     documents = [held(run, out) for run, out in runs]
     free = [n for n, document in enumerate(documents) if document is None or _was_together(document)]
     if processes == 0 and (whole := _for_all([runs[n] for n in free], [documents[n] for n in free])):
@@ -163,9 +166,9 @@ def _for_all(runs: Sequence[tuple[Run, Path]], documents: Sequence[Plain]) -> De
     alike = all(replace(other, seed=run.seed) == run for other, _ in runs)
     if not alike or any(settled(document) != settled(begun[0]) for document in begun):
         return None
-    splits = loaded(run)
+    given = loaded(run)
     with threads(run.runtime):
-        state, loader = fresh(run, splits)
+        state, loader, _ = fresh(run, given)
         batch = next(loader.epoch(0))
         if not suited(state.model):
             return None
@@ -207,9 +210,9 @@ def _together(
 
 def _tried(run: Run, document: Plain, tasks: int, processes: int) -> Decision:
     """Return what a trial says of one of several runs, without beginning it."""
-    splits = loaded(run)
+    given = loaded(run)
     with threads(run.runtime):
-        state, loader = fresh(run, splits)
+        state, loader, _ = fresh(run, given)
         return decision_for(run, document, state.model, loader, tasks=tasks, processes=processes)
 
 

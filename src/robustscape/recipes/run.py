@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from robustscape.data.augment import Augmentation, Chain
+from robustscape.data.unlabelled import Unlabelled
 from robustscape.evaluation.accuracy import Evaluating
 from robustscape.landscape.runner import stem
 from robustscape.runtime import Runtime
@@ -52,7 +53,10 @@ class Run:
 
     Attributes:
         data: The data set.
+        unlabelled: Unlabelled images beside it, which RST trains on, and labels of it that are hidden.
         model: The network.
+        start: Run (its last checkpoint) or anyone's checkpoint whose weights the training begins with, with a new head
+            where the classes are others; None for weights drawn by the seed.
         objective: What training minimises, with its inner attack.
         weights: Weight perturbation under every step, None for none.
         augment: Random changes of the training images, one kind or a chain of several; None for none.
@@ -66,6 +70,8 @@ class Run:
     data: DataSource
     model: Architecture
     objective: Objective
+    unlabelled: Unlabelled = field(default_factory=Unlabelled)
+    start: str | None = field(default=None, metadata={"option": "from"})
     weights: WeightPerturbation | None = None
     augment: Augmentation | Chain | None = None
     training: Training = field(default_factory=Training)
