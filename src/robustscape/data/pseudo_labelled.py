@@ -109,6 +109,6 @@ def write_file(path: Path, images: Images, confidence: np.ndarray, provenance: P
         provenance: Where the labels are from: goes into the file as JSON, "provenance".
     """
     about = np.array(json.dumps(to_plain(provenance)))
-    arrays = {"x": images.x.cpu().numpy(), "y": images.y.cpu().numpy(), "classes": np.array(images.classes)}
+    x, y, classes = images.x.cpu().numpy(), images.y.cpu().numpy(), np.array(images.classes)
     with written(path) as file:
-        np.savez(file, **arrays, confidence=confidence, provenance=about)
+        np.savez(file, x=x, y=y, classes=classes, confidence=confidence, provenance=about)

@@ -183,8 +183,8 @@ def _same(given: Given, document: Plain, out: Path) -> None:
     for option, value in given.hashes().items() if began else ():
         if began.get(option) != value:
             raise BadInput(
-                f"the file of --{option} has changed since {out} began with it; put the old one back, or choose another "
-                "--out"
+                f"the file of --{option} has changed since {out} began with it; put the old one back, or choose "
+                "another --out"
             )
 
 

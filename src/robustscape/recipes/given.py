@@ -51,14 +51,14 @@ def check(run: Run) -> None:
     Raises:
         BadInput: RST without unlabelled images, or such images without RST.
     """
-    source, rst = run.unlabelled.source, isinstance(run.objective, RST)
-    if rst and source is None:
+    source = run.unlabelled.source
+    if isinstance(run.objective, RST) and source is None:
         raise BadInput(
             "RST needs unlabelled images in its batches, and the run has labelled ones alone; give a file of "
             "pseudo-labelled ones by --unlabelled.source FILE.npz, which `robustscape label RUN --to FILE.npz` writes, "
             f"or take --objective {run.objective.form}"
         )
-    if source is not None and not rst:
+    if source is not None and not isinstance(run.objective, RST):
         raise BadInput(
             f"unlabelled.source is {source!r}, but {type(run.objective).__name__} does not tell unlabelled images from "
             "labelled ones; did you mean --objective rst, with the --objective.form that you want?"
