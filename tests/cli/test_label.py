@@ -53,6 +53,19 @@ def test_closed_form_images_in_any_folders_are_read_in_the_order_of_their_names(
         read_images(str(place / "empty"))
 
 
+def test_end_to_end_images_without_labels_are_read_from_an_array(run, folder, tmp_path, capsys):
+    np.savez(tmp_path / "pixels.npz", x=folder[1].x.numpy())
+    found = []
+    for images in (tmp_path / "pixels.npz", folder[0]):
+        assert main(["label", str(run), "--images", str(images), "--to", str(tmp_path / f"{images.stem}-y.npz")]) == 0
+        with np.load(tmp_path / f"{images.stem}-y.npz") as stored:
+            found.append((stored["x"].tobytes(), stored["y"].tolist(), stored["classes"].tolist()))
+    assert found[0] == found[1] and "as in" not in capsys.readouterr().out
+    np.savez(tmp_path / "other.npz", y=np.arange(3))
+    assert main(["label", str(run), "--images", str(tmp_path / "other.npz")]) == 2
+    assert "has no array x; it holds: y" in capsys.readouterr().err
+
+
 def test_end_to_end_a_run_labels_what_was_hidden_from_it(run, tmp_path, capsys):
     path = tmp_path / "a.npz"
     assert main(["label", str(run), "--to", str(path), "--checkpoint", "last", "--n", "40"]) == 0

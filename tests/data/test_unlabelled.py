@@ -1,6 +1,7 @@
 """Files of pseudo-labelled images, hidden labels, and what of a file a training may see."""
 
 import json
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -94,6 +95,16 @@ def test_contract_images_of_a_file_are_numbered_apart_and_labelled_as_the_data_a
     assert torch.equal(images.x, torch.from_numpy(X[kept])) and images.classes == ("owl", "cat")
     assert images.y.tolist() == [0 if Y[place] == 2 else 1 for place in kept]
     assert images.index.tolist() == [place + 2**32 for place in kept]
+
+
+def test_contract_carmons_file_is_a_source(tmp_path):
+    x = (np.arange(6 * 32 * 32 * 3) % 251).reshape(6, 32, 32, 3).astype(np.uint8)
+    path = tmp_path / "ti_500K_pseudo_labeled.pickle"
+    path.write_bytes(pickle.dumps({"data": x, "extrapolated_targets": np.array([9, 0, 3, 3, 1, 2])}))
+    train = Images(x=torch.zeros(2, 3, 32, 32).byte(), y=torch.arange(2), index=torch.arange(2),
+                   classes=("cat", "airplane"), name="photos")  # fmt: skip
+    images = pseudo_labelled(str(path), Splits(train=train, validation=train, test=train))
+    assert images.y.tolist() == [1, 0, 0] and torch.equal(images.x, torch.from_numpy(x[1:4].transpose(0, 3, 1, 2)))
 
 
 def test_contract_what_is_held_out_is_left_out_of_a_file_with_a_warning(tmp_path):

@@ -102,12 +102,11 @@ def test_end_to_end_labels_are_hidden_given_back_by_a_network_and_trained_on_by_
     assert "labelled part" in result["provenance"]["data"]
 
 
-@pytest.mark.parametrize("steps", [1, 4])
-def test_end_to_end_a_stopped_run_on_unlabelled_images_goes_on_to_the_same_bits(tmp_path, steps):
+def test_end_to_end_a_stopped_run_on_unlabelled_images_goes_on_to_the_same_bits(tmp_path):
     run = _run(tmp_path)
     list(train(run, tmp_path / "whole", name="rst"))
     events = train(run, tmp_path / "stopped", name="rst")
-    assert sum(isinstance(event, Step) for event in islice(events, steps + 1)) >= steps
+    assert sum(isinstance(event, Step) for event in islice(events, 5)) == 4  # in the middle of the second epoch
     events.close()
     list(train(run, tmp_path / "stopped", name="rst"))
     assert _last(tmp_path / "stopped") == _last(tmp_path / "whole")
@@ -228,8 +227,7 @@ def test_end_to_end_killed_on_unlabelled_images_from_other_weights_it_ends_with_
     write_json(tmp_path / "run.json", to_plain(_run(tmp_path, start=str(before))))
     (tmp_path / "killed.py").write_text(_KILLED)
     assert _command(["killed.py", "1000000", "whole"], tmp_path).returncode == 0
-    for at in (1, 3):
-        assert _command(["killed.py", str(at), "killed"], tmp_path).returncode == -signal.SIGKILL
+    assert _command(["killed.py", "4", "killed"], tmp_path).returncode == -signal.SIGKILL
     assert _command(["killed.py", "1000000", "killed"], tmp_path).returncode == 0
     assert _last(tmp_path / "killed") == _last(tmp_path / "whole")
 

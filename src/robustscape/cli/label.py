@@ -41,7 +41,8 @@ class Label:
         look: Which data, network and machine.
         checkpoint: Which checkpoint of a run: best (on validation), last, best_on_test, epoch-0010, ...
         images: Images without labels, in place of those of a split: a folder or a zip of them, in whatever folders
-            they lie. --data then only says what the classes of a model from elsewhere are.
+            they lie, or an .npz file with an array x. --data then only says what the classes of a model from elsewhere
+            are.
         splits: Which images of the data: train, validation, test, or hidden: those whose labels the run's own
             unlabelled.hide took away. By default these, or train where the run hides none.
         n: The first so many images; none for all.
@@ -148,11 +149,13 @@ def label(source: Source, options: Label, path: Path) -> None:
 def _chosen(source: Source, options: Label, splits: Splits) -> Images:
     """Return the images that are to be labelled."""
     from robustscape.data.folder import read_images
+    from robustscape.data.pseudo_labelled import read_pixels
     from robustscape.data.unlabelled import hidden_part
 
     if options.images is not None:
         folder = str(options.images)
-        images = first_alone(lambda: read_images(folder))
+        read = read_pixels if options.images.suffix == ".npz" else read_images
+        images = first_alone(lambda: read(folder))
         return images if options.n is None else images.take(slice(0, options.n))
     run = source.run
     hide = run.unlabelled.hide if run is not None and options.look.data == run.data else None

@@ -82,21 +82,42 @@ def read_file(path: str, *, classes: tuple[str, ...]) -> Images:
     return to_images(held["x"], held["y"], classes=names, name=place.stem)
 
 
-def _arrays(path: Path) -> Arrays:
-    """Return the arrays of an .npz file, pixels as uint8, (N, C, H, W)."""
+def _arrays(path: Path, *, labelled: bool = True) -> Arrays:
+    """Return the arrays of an .npz file, pixels as uint8, (N, C, H, W), with or without labels and classes."""
     with opened(path):
         pass  # its sizes can be meant
     try:
         with np.load(path, allow_pickle=False) as stored:
-            pair = next((pair for pair in _PAIRS if all(name in stored for name in pair)), None)
+            pair = next((pair for pair in _PAIRS if all(name in stored for name in pair[: 1 + labelled])), None)
             if pair is None:
-                raise BadInput(f"{path} has no arrays x and y; it holds: {', '.join(stored)}")
-            found = {"x": pixels(stored[pair[0]], path.name), "y": labels(stored[pair[1]], path.name)}
+                wanted = "arrays x and y" if labelled else "array x"
+                raise BadInput(f"{path} has no {wanted}; it holds: {', '.join(stored)}")
+            x = pixels(stored[pair[0]], path.name)
+            if not labelled:
+                return {"x": x}
+            found = {"x": x, "y": labels(stored[pair[1]], path.name)}
             return found | ({"classes": class_names(stored["classes"], str(path))} if "classes" in stored else {})
     except BadInput:
         raise
     except BROKEN as error:
         raise BadInput(f"{path} is damaged, was cut short, or holds no plain arrays: {reason(error)}") from None
+
+
+def read_pixels(path: str) -> Images:
+    """Read the images of an .npz file, its array "x" (or "image"), without labels.
+
+    Args:
+        path: The file; also looked for in the folder that the environment variable ROBUSTSCAPE_DATA names.
+
+    Returns:
+        The images, all of the one class "unlabelled".
+
+    Raises:
+        BadInput: the file is missing, damaged or holds something else.
+    """
+    place = find(path, holding="the file", what=".npz file", ending=".npz")
+    held = decoded(f"pixels-{fingerprint(stamp(place))}", lambda: _arrays(place, labelled=False))
+    return to_images(held["x"], np.zeros(len(held["x"]), np.int64), classes=("unlabelled",), name=place.stem)
 
 
 def write_file(path: Path, images: Images, confidence: np.ndarray, provenance: Provenance) -> None:
