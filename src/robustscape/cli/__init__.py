@@ -17,7 +17,7 @@ from robustscape.config import nearest
 from robustscape.runtime.processes import warn_plainly
 from robustscape.types import BadInput, Diverged
 
-VERBS = ("demo", "train", "evaluate", "measure", "figure", "report", "study", "recipes", "bench", "info")
+VERBS = ("demo", "train", "label", "evaluate", "measure", "figure", "report", "study", "recipes", "bench", "info")
 """The verbs in the order of the street; each is a file here with a function ``main(arguments)``."""
 
 _DATA = "ROBUSTSCAPE_DATA"

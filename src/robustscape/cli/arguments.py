@@ -83,7 +83,10 @@ def _component_rule(info: make.StructTypeInfo) -> make.StructConstructorSpec | N
         elif is_component(now):
             fields.append(make.StructFieldSpec(field.name, type(now), now, f"{help_} {_headline(now)}"))
         elif not names:
-            fields.append(make.StructFieldSpec(field.name, kinds[field.name], now, help_))
+            typ = kinds[field.name]
+            if option := field.metadata.get("option"):  # a word that no field can be called, such as "from"
+                typ = Annotated[typ, tyro.conf.arg(name=option)]
+            fields.append(make.StructFieldSpec(field.name, typ, now, help_))  # pyright: ignore[reportArgumentType]
 
     def build(**values: Any) -> Any:
         own = {name: item for name, item in values.items() if not name.endswith(_CHOICE)}

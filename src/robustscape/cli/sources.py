@@ -156,7 +156,12 @@ def splits_of(source: Source, look: Look) -> Splits:
     """
     if (data := look.data) is None:
         raise BadInput("a model from elsewhere does not say what it is for; say which data, such as --data mnist")
-    return first_alone(lambda: data.load(seed=look.seed if source.run is None else source.run.seed))
+    if (run := source.run) is None:
+        return first_alone(lambda: data.load(seed=look.seed))
+    from robustscape.data.unlabelled import labelled_part
+
+    splits = first_alone(lambda: data.load(seed=run.seed))
+    return labelled_part(splits, run.unlabelled.hide, seed=run.seed) if data == run.data else splits
 
 
 def model_of(source: Source, look: Look, checkpoint: str, images: Images) -> nn.Module:

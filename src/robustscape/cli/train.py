@@ -16,7 +16,8 @@ from robustscape.cli.arguments import parse
 from robustscape.cli.components import SPREAD
 from robustscape.cli.display import follow_training, out, show_component, value_words
 from robustscape.cli.recipes import recipe
-from robustscape.recipes.run import Run, check
+from robustscape.recipes.given import check
+from robustscape.recipes.run import Run
 from robustscape.runtime.launching import launch, started
 from robustscape.runtime.ranks import RankLost, is_first
 from robustscape.types import BadInput
@@ -87,6 +88,7 @@ def main(arguments: list[str]) -> None:
         description=f"{(__doc__ or '').partition(':')[0]}. `--PATH NAME` takes another component: --weights awp.",
     )
     run = options.run
+    check(run)
     runtime = replace(run.runtime, devices=started(run.runtime.devices))
     options = replace(options, run=replace(run, runtime=runtime))
     jobs = _jobs(options, options.out or Path("runs") / name)

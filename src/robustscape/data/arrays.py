@@ -126,6 +126,21 @@ def labels(y: Any, name: str) -> np.ndarray:
     return array.astype(np.int64)
 
 
+def class_names(names: np.ndarray, name: str) -> np.ndarray:
+    """Return the names of classes, (K,), different texts.
+
+    Args:
+        names: The array.
+        name: What holds it, for messages.
+
+    Raises:
+        BadInput: it is something else.
+    """
+    if names.ndim != 1 or names.dtype.kind != "U" or len(set(names.tolist())) < len(names):
+        raise BadInput(f"{name} has classes of shape {names.shape}, {names.dtype}; they must be different texts")
+    return names
+
+
 def _numpy(value: Any, name: str) -> np.ndarray:
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()

@@ -69,6 +69,31 @@ class Folder:
         return chosen_splits(self, train, test, seed=seed)
 
 
+def read_images(path: str) -> Images:
+    """Read the images of a folder or a zip, in whatever folders they lie, in the order of their names; without labels.
+
+    Args:
+        path: The folder or the zip; also looked for in the folder that the environment variable ROBUSTSCAPE_DATA names.
+
+    Returns:
+        The images, all of the one class "unlabelled".
+
+    Raises:
+        BadInput: it is missing, holds no image or a file that is none, or images of several sizes.
+    """
+    place = find(path, holding="the images", what="folder or zip of images", ending=".zip")
+    stamps = listed(place, _ENDINGS)
+    if not stamps:
+        raise BadInput(f"{place} holds no images ({', '.join(_ENDINGS)})")
+    names = sorted(stamps, key=_natural)
+    key = fingerprint((str(place.resolve()), "unlabelled", *stamps.items()))
+    held = decoded(f"images-{key}", lambda: {"x": _pixels(place, stamps, names)})
+    y = torch.zeros(len(names), dtype=torch.int64)
+    return Images(
+        x=torch.from_numpy(held["x"]), y=y, index=torch.arange(len(y)), classes=("unlabelled",), name=place.stem
+    )
+
+
 def _few(names: Sequence[str]) -> str:
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return f"{', '.join(map(repr, names[:5]))}{more}"

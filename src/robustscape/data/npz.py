@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from robustscape.data.archives import BROKEN, opened, reason
-from robustscape.data.arrays import both, labels, pixels
+from robustscape.data.arrays import both, class_names, labels, pixels
 from robustscape.data.cache import Arrays, decoded, fingerprint, stamp
 from robustscape.data.fetch import find
 from robustscape.data.splits import called, check_choice, chosen_splits
@@ -75,15 +75,9 @@ def _arrays(path: Path) -> Arrays:
             for part in _PARTS:
                 found[part] = (pixels if part.startswith("x") else labels)(stored[part], f"{path.name}: {part}")
             if "classes" in stored:
-                found["classes"] = _texts(stored["classes"], path)
+                found["classes"] = class_names(stored["classes"], str(path))
     except BadInput:
         raise
     except BROKEN as error:
         raise BadInput(f"{path} is damaged, was cut short, or holds no plain arrays: {reason(error)}") from None
     return found
-
-
-def _texts(names: np.ndarray, path: Path) -> np.ndarray:
-    if names.ndim != 1 or names.dtype.kind != "U" or len(set(names.tolist())) < len(names):
-        raise BadInput(f"{path} has classes of shape {names.shape}, {names.dtype}; they must be different texts")
-    return names

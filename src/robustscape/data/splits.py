@@ -187,8 +187,13 @@ def chosen_splits(dataset: _Chosen, train: Images, test: Images, *, seed: int) -
 
 def on_device(splits: Splits, device: torch.device | str) -> Splits:
     """Return the splits with all their tensors on the device."""
+    return Splits(
+        train=moved(splits.train, device),
+        validation=moved(splits.validation, device),
+        test=moved(splits.test, device),
+    )
 
-    def move(images: Images) -> Images:
-        return replace(images, x=images.x.to(device), y=images.y.to(device), index=images.index.to(device))
 
-    return Splits(train=move(splits.train), validation=move(splits.validation), test=move(splits.test))
+def moved(images: Images, device: torch.device | str) -> Images:
+    """Return the images with all their tensors on the device."""
+    return replace(images, x=images.x.to(device), y=images.y.to(device), index=images.index.to(device))

@@ -155,13 +155,14 @@ def _normalising(path: Path, architecture: Architecture, constants: Constants | 
         return architecture
     if inside := _inside(architecture):
         mean, std = getattr(architecture, "mean", None), getattr(architecture, "std", None)
-        if mean is None or std is None or not (_close(mean, constants[0]) and _close(std, constants[1])):
+        if mean is None or std is None or not (close(mean, constants[0]) and close(std, constants[1])):
             raise BadInput(f"{path} normalises by {_numbers(constants)}, but the architecture {inside}")
         return architecture
     return replace(architecture, mean=constants[0], std=constants[1])  # pyright: ignore[reportArgumentType]
 
 
-def _close(one: Sequence[float], other: Sequence[float]) -> bool:
+def close(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Return whether constants, a number for each channel or one for all, are the same but for rounding."""
     size = max(len(one), len(other))
     one, other = ((*values,) * (size // len(values)) for values in (one, other))
     return len(one) == len(other) and all(math.isclose(a, b, abs_tol=1e-4) for a, b in zip(one, other, strict=True))

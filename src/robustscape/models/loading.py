@@ -28,8 +28,15 @@ _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Known:
-    """A file of weights and what it, or the run that it belongs to, says about them."""
+class Known:
+    """A file of weights and what it, or the run that it belongs to, says about them.
+
+    Attributes:
+        weights: The file.
+        architecture: The network that they are of, None where that is not said.
+        image: Shape of its images, (C, H, W), likewise.
+        classes: Names of its classes, likewise.
+    """
 
     weights: Path
     architecture: Architecture | None = None
@@ -92,7 +99,7 @@ def load(
     else:
         if weights is not None:
             raise BadInput(f"{name} has weights of its own: weights are for a model that a function makes")
-        known = _known(Path(source), checkpoint)
+        known = stated(Path(source), checkpoint)
         image = image or known.image
         if classes is None and known.classes is not None:
             classes = len(known.classes)
@@ -120,7 +127,7 @@ def describe(source: str | Path, *, checkpoint: str = "best") -> dict[str, Any]:
     """
     if _is_foreign(str(source)):
         return {"architecture": None, "image": None, "classes": None}
-    known = _known(Path(source), checkpoint)
+    known = stated(Path(source), checkpoint)
     return {"architecture": known.architecture, "image": known.image, "classes": known.classes}
 
 
@@ -133,8 +140,16 @@ def _is_foreign(name: str) -> bool:
 # -- what a source says of itself ------------------------------------------------------------------------
 
 
-def _known(path: Path, checkpoint: str) -> _Known:
-    """Return what a run or a checkpoint says about itself."""
+def stated(path: Path, checkpoint: str) -> Known:
+    """Return what a run or a checkpoint says about itself; None for what it does not say.
+
+    Args:
+        path: A run's folder or a file of weights.
+        checkpoint: Which of a run's checkpoints.
+
+    Raises:
+        BadInput: it is not there, or is damaged.
+    """
     if path.is_dir():
         return _known_run(path, checkpoint)
     if not path.is_file():
@@ -142,13 +157,13 @@ def _known(path: Path, checkpoint: str) -> _Known:
             raise BadInput(f"there is no checkpoint {path}")
         raise BadInput(f"there is no model {str(path)!r}: it must be {_FORMS}")
     if path.suffix != ".safetensors":
-        return _Known(weights=path)
+        return Known(weights=path)
     import safetensors
 
     with intact(path), safetensors.safe_open(path, framework="pt") as file:
         header = (file.metadata() or {}).get("robustscape")
     if header is None:
-        return _Known(weights=path)
+        return Known(weights=path)
     try:
         plain = json.loads(header)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -156,7 +171,7 @@ def _known(path: Path, checkpoint: str) -> _Known:
     return _read(plain, path, said_in=path)
 
 
-def _known_run(folder: Path, checkpoint: str) -> _Known:
+def _known_run(folder: Path, checkpoint: str) -> Known:
     settings = folder / "run.json"
     if not settings.is_file():
         raise BadInput(f"{folder} is not a run of robustscape: there is no run.json in it")
@@ -168,7 +183,7 @@ def _known_run(folder: Path, checkpoint: str) -> _Known:
     return _read(read_run(folder), weights, said_in=settings)
 
 
-def _read(plain: Plain, weights: Path, *, said_in: Path) -> _Known:
+def _read(plain: Plain, weights: Path, *, said_in: Path) -> Known:
     """Read what ``run.json`` or a checkpoint's header says."""
     try:
         model = plain["architecture"] if "architecture" in plain else plain["run"]["model"]
@@ -181,7 +196,7 @@ def _read(plain: Plain, weights: Path, *, said_in: Path) -> _Known:
         raise BadInput(f"{said_in} does not say what its model is: {error}") from None
     if not isinstance(architecture, Architecture):
         raise BadInput(f"{said_in} says that its model is a {type(architecture).__name__}, which is no architecture")
-    return _Known(weights=weights, architecture=architecture, image=(channels, height, width), classes=classes)
+    return Known(weights=weights, architecture=architecture, image=(channels, height, width), classes=classes)
 
 
 def _whole(size: Plain) -> int:

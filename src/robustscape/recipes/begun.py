@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,11 +11,10 @@ from pathlib import Path
 from torch import nn
 
 from robustscape.config import to_plain
-from robustscape.data.batches import Loader
 from robustscape.data.splits import on_device
-from robustscape.objectives.rst import RST
 from robustscape.recipes.folder import clear, forget, held, log_up_to, warn_of_change
-from robustscape.recipes.run import Run, check
+from robustscape.recipes.given import Given, batches, check, loaded, network
+from robustscape.recipes.run import Run
 from robustscape.results import SCHEMA, provenance, write_json
 from robustscape.runtime import Runtime, place, threads
 from robustscape.runtime.counting import forwards, passes
@@ -24,7 +24,7 @@ from robustscape.training.batch_loss import rows_of
 from robustscape.training.checkpoints import digest, load_state, save_state, save_weights
 from robustscape.training.log import TrainingLog, write_log
 from robustscape.training.loop import Epoch, State, Step, start
-from robustscape.types import Attack, BadInput, Batch, DataSource, Images, Plain, Splits
+from robustscape.types import Attack, BadInput, Batch, Batches, DataSource, Images, Plain, Splits
 
 
 @dataclass(kw_only=True, eq=False)
@@ -35,7 +35,7 @@ class Begun:
     out: Path
     about: Plain
     state: State
-    loader: Loader
+    loader: Batches
     splits: Splits
     tracked: Mapping[str, Images]
     decision: Decision
@@ -86,16 +86,6 @@ def prepared(run: Run, out: Path, name: str, decision: Decision | None) -> Begun
             f"the run is for {run.runtime.devices} devices, and {world()} process(es) are here; did you mean "
             "`robustscape train`, torchrun or runtime.launching.launch, which start them?"
         )
-    if isinstance(run.objective, RST):
-        raise BadInput(
-            "RST needs unlabelled images in its batches, and a run has labelled ones alone; mix both with "
-            "data.mixed.MixedLoader and train with training.loop.fit from Python, or take --objective trades"
-        )
-    if isinstance(run.objective, RST):
-        raise BadInput(
-            "RST needs unlabelled images in its batches, and a run has labelled ones alone; mix both with "
-            "data.mixed.MixedLoader and train with training.loop.fit from Python, or take --objective trades"
-        )
     check(run)
     document = held(run, out)
     if document is not None and is_first():
@@ -103,10 +93,12 @@ def prepared(run: Run, out: Path, name: str, decision: Decision | None) -> Begun
     barrier()  # nobody looks any more: now it may change
     if is_first():
         clear(out)
-    splits = loaded(run)
+    given = loaded(run)
+    splits = given.splits
+    _same(given, document, out)
     about = {"image": list(splits.train.x.shape[1:]), "classes": list(splits.train.classes)}
     with threads(run.runtime):
-        state, loader = fresh(run, splits)
+        state, loader, begins_with = fresh(run, given)
         resume = out / "checkpoints" / "resume.safetensors"
         if resume.exists():
             load_state(state, resume)
@@ -115,8 +107,12 @@ def prepared(run: Run, out: Path, name: str, decision: Decision | None) -> Begun
         assert decision is not None
         runtime = decision.applied(run.runtime)
     if document is None and is_first():
+        if begins_with:
+            warnings.warn(begins_with, stacklevel=3)
         with threads(runtime):
             made = {"train_n": len(splits.train), "decided": asdict(decision), **_made(run, runtime)}
+        if hashes := given.hashes():
+            made["given"] = hashes
         if run.training.keep_every:
             begins = {"architecture": to_plain(run.model), **about, "epoch": 0}
             save_weights(state.kept, out / "checkpoints" / "epoch-0000.safetensors", begins)
@@ -136,18 +132,10 @@ def prepared(run: Run, out: Path, name: str, decision: Decision | None) -> Begun
     )
 
 
-def fresh(run: Run, splits: Splits) -> tuple[State, Loader]:
-    """Return the state before the first step, and what serves the training images."""
-    channels, height, width = splits.train.x.shape[1:]
-    model = run.model.build(image=(channels, height, width), classes=len(splits.train.classes), seed=run.seed)
-    loader = Loader(
-        images=splits.train,
-        batch_size=run.training.batch_size,
-        seed=run.seed,
-        augment=run.augment,
-        targets=run.targets,
-    )
-    return start(place(model, run.runtime), run.objective, run.training), loader
+def fresh(run: Run, given: Given) -> tuple[State, Batches, str]:
+    """Return the state before the first step, what serves the training images, and in words what it begins with."""
+    model, begins_with = network(run, given)
+    return start(place(model, run.runtime), run.objective, run.training), batches(run, given), begins_with
 
 
 def settled(document: Plain) -> Decision | None:
@@ -159,7 +147,7 @@ def decision_for(
     run: Run,
     document: Plain,
     model: nn.Module,
-    loader: Loader,
+    loader: Batches,
     wanted: Decision | None = None,
     *,
     tasks: int = 1,
@@ -204,13 +192,15 @@ def _passes(attack: Attack, model: nn.Module, few: Batch) -> int:
         ) from None
 
 
-def loaded(run: Run) -> Splits:
-    """Load the data onto the device, the first rank before the others, so that it alone downloads."""
-    return _on_device(run, run.data)
-
-
-def _on_device(run: Run, source: DataSource) -> Splits:
-    return on_device(first_alone(lambda: source.load(seed=run.seed)), run.runtime.torch_device())
+def _same(given: Given, document: Plain, out: Path) -> None:
+    """Refuse to go on with other files than the run began with."""
+    began = {} if document is None else document.get("given", {})
+    for option, value in given.hashes().items() if began else ():
+        if began.get(option) != value:
+            raise BadInput(
+                f"the file of --{option} has changed since {out} began with it; put the old one back, or choose "
+                "another --out"
+            )
 
 
 def _agree(state: State, resume: Path) -> None:
@@ -234,7 +224,8 @@ def _further(run: Run, source: DataSource, like: Images) -> Images:
     Raises:
         BadInput: they are others.
     """
-    images = _on_device(run, source).test
+    splits = first_alone(lambda: source.load(seed=run.seed))
+    images = on_device(splits, run.runtime.torch_device()).test
     if images.x.shape[1:] != like.x.shape[1:] or len(images.classes) != len(like.classes):
         there, here = (f"{tuple(i.x.shape[1:])} in {len(i.classes)} classes" for i in (images, like))
         raise BadInput(f"the tracking set {images.name!r} has images {there}, and those trained on are {here}")

@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-from robustscape.recipes.begun import decision_for, fresh, loaded, prepared, settled
+from robustscape.recipes.begun import decision_for, fresh, prepared, settled
 from robustscape.recipes.folder import held, log_up_to
-from robustscape.recipes.run import Run, check
+from robustscape.recipes.given import check, loaded
+from robustscape.recipes.run import Run
 from robustscape.recipes.watching import Measuring, score_of, watched
 from robustscape.runtime import Runtime, threads
 from robustscape.runtime.deciding import Decision, side_by_side
@@ -166,9 +167,9 @@ def _for_all(runs: Sequence[tuple[Run, Path]], documents: Sequence[Plain]) -> De
     alike = all(replace(other, seed=run.seed) == run for other, _ in runs)
     if not alike or any(settled(document) != settled(begun[0]) for document in begun):
         return None
-    splits = loaded(run)
+    given = loaded(run)
     with threads(run.runtime):
-        state, loader = fresh(run, splits)
+        state, loader, _ = fresh(run, given)
         batch = next(loader.epoch(0))
         if not suited(state.model):
             return None
@@ -211,9 +212,9 @@ def _together(
 
 def _tried(run: Run, document: Plain, tasks: int, processes: int) -> Decision:
     """Return what a trial says of one of several runs, without beginning it."""
-    splits = loaded(run)
+    given = loaded(run)
     with threads(run.runtime):
-        state, loader = fresh(run, splits)
+        state, loader, _ = fresh(run, given)
         return decision_for(run, document, state.model, loader, tasks=tasks, processes=processes)
 
 

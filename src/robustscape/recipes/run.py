@@ -7,6 +7,7 @@ from typing import Literal
 
 from robustscape.data.augment import Augmentation, Chain
 from robustscape.data.targets import Targets
+from robustscape.data.unlabelled import Unlabelled
 from robustscape.evaluation.accuracy import Evaluating
 from robustscape.landscape.flatness import AverageFlatness
 from robustscape.landscape.runner import stem
@@ -55,7 +56,10 @@ class Run:
 
     Attributes:
         data: The data set.
+        unlabelled: Unlabelled images beside it, which RST trains on, and labels of it that are hidden.
         model: The network.
+        start: Run (its last checkpoint) or anyone's checkpoint whose weights the training begins with, with a new head
+            where the classes are others; None for weights drawn by the seed.
         objective: What training minimises, with its inner attack.
         weights: Weight perturbation under every step, None for none.
         augment: Random changes of the training images, one kind or a chain of several; None for none.
@@ -74,6 +78,8 @@ class Run:
     data: DataSource
     model: Architecture
     objective: Objective
+    unlabelled: Unlabelled = field(default_factory=Unlabelled)
+    start: str | None = field(default=None, metadata={"option": "from"})
     weights: WeightPerturbation | None = None
     augment: Augmentation | Chain | None = None
     targets: Targets = field(default_factory=Targets)
@@ -94,7 +100,7 @@ class Run:
             )
 
 
-def check(run: Run) -> None:
+def check_settings(run: Run) -> None:
     """Refuse what cannot be meant together, before anything is computed.
 
     Raises:
