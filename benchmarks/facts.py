@@ -110,6 +110,8 @@ def summarised(made: Plan) -> bool:
     networks = {name: to_plain(run) for name, run in made.runs().items() if (made.networks / name).is_dir()}
     about = facts_rows.made([result for of in found.values() for result in of.values()])
     write_json(made.summary, {**about, "small": made.small, "facts": rows, "missing": missing, "networks": networks})
+    if made.small:
+        print("a trial on a few images and steps: nothing follows from it")
     for row in rows:
         print(f"{row['verdict']:>14}: {row['claim']} ({row['where']})")
     print(f"{len(missing)} of {len(found)} measurements are missing" if missing else made.summary)

@@ -140,7 +140,7 @@ class Plan:
 
     def _rescaled(self, attack: PGD) -> list[Measurement]:
         attack = self._short(attack)
-        most = 3 if self.small else 40
+        most = 3 if self.small else 20  # the largest is there long before the smallest
         return [
             AverageFlatness(attack=attack, samples=2 if self.small else 4),
             Spectrum(attack=attack, k=1, most=most, random_weights=0),
