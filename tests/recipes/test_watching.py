@@ -88,7 +88,7 @@ def test_end_to_end_a_measurement_that_was_stopped_goes_on(tmp_path):
     assert one == other
 
 
-@pytest.mark.parametrize("select", ["flatness", "nearby_loss"])
+@pytest.mark.parametrize("select", [pytest.param("flatness", marks=pytest.mark.slow), "nearby_loss"])
 def test_end_to_end_an_epoch_is_chosen_by_flatness_on_validation_and_training_ends(tmp_path, select):
     run = _run(watch=Watch(n=20, batch_size=20), flatness=FLATNESS)
     training = replace(run.training, epochs=6, track=20, track_test=False, select=select, patience=1, guard="no")

@@ -128,7 +128,7 @@ def _images(n: int) -> Images:
 
 def _training() -> list[dict[str, Any]]:
     """Train two epochs with a last batch of one example, tracked."""
-    settings = Training(epochs=2, batch_size=8, optimizer=SGD(lr=0.05), track=20, ema=0.9)
+    settings = Training(epochs=2, batch_size=8, optimizer=SGD(lr=0.05), track=20, ema=0.9, track_first=4)
     objective = AT(attack=ATTACK)
     state = start(LeNet(width=2).build(image=SHAPE, classes=2, seed=0), objective, settings)
     images = _images(25)
@@ -144,7 +144,12 @@ def _training() -> list[dict[str, Any]]:
     )
     logs = [event.log for event in events if isinstance(event, Epoch)]
     return [
-        {"loss": log.loss, "distance": log.distance, "tracked": {k: vars(t) for k, t in log.tracked.items()}}
+        {
+            "loss": log.loss,
+            "distance": log.distance,
+            "tracked": {n: {k: v for k, v in vars(t).items() if v is not None} for n, t in log.tracked.items()},
+            "steps": [vars(each) for each in log.steps],
+        }
         for log in logs
     ]
 
@@ -297,6 +302,8 @@ def test_reference_training_with_a_ragged_last_batch_logs_the_same(found):
         assert theirs["distance"] == pytest.approx(mine["distance"], rel=1e-4)
         for name, tracked in mine["tracked"].items():
             assert theirs["tracked"][name] == pytest.approx(tracked, rel=1e-4)
+        assert theirs["steps"] == [pytest.approx(each, rel=1e-4) for each in mine["steps"]]
+    assert [len(log["steps"]) for log in alone] == [4, 0]
 
 
 @pytest.mark.slow

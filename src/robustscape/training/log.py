@@ -131,7 +131,7 @@ def read_log(path: Path) -> TrainingLog:
             plain = json.loads(text)
             tracked = {name: Tracked(**values) for name, values in plain.pop("tracked").items()}
             steps = tuple(TrackedStep(**values) for values in plain.pop("steps", ()))
-            warnings = tuple(plain.pop("warnings", ()))
+            warnings = tuple(map(str, plain.pop("warnings", ())))
             epochs.append(EpochLog(**plain, tracked=tracked, steps=steps, warnings=warnings))
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             if number == len(lines):
