@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from robustscape.cli.arguments import parse
 from robustscape.cli.components import SPREAD
 from robustscape.cli.display import follow, note, out
@@ -213,7 +215,7 @@ def measure(
                 note(f"robustscape: {measurement.name} of {name} is left out: {error}")
             continue
         if is_first():
-            out(f"{save(result, path)}{_numbers(result)}")
+            out(f"{save(result, path)}{_numbers(result)}{_doubts(result)}")
             partial.unlink()
 
 
@@ -222,3 +224,16 @@ def _numbers(result: object) -> str:
     found = {name: value for name, value in vars(result).items() if hasattr(value, "low") and hasattr(value, "high")}
     parts = [f"{name} {v.value:.4g} [{v.low:.4g}, {v.high:.4g}]" for name, v in found.items()]
     return f": {', '.join(parts)}" if parts else ""
+
+
+def _doubts(result: object) -> str:
+    """Return in words how many eigenvalues did not converge and how many places overflowed, "" for none."""
+    facts = getattr(result, "facts", None)  # of the directions of slices and surfaces
+    found = {**vars(result), **(vars(facts) if facts else {})}
+    missed = [value for name, value in found.items() if name.endswith("converged")]
+    counts = {
+        "eigenvalues that did not converge": sum(np.size(value) - np.sum(value) for value in missed),
+        "places where the loss overflowed": np.sum(found.get("overflowed", ())),
+    }
+    parts = [f"{what}: {count:g}" for what, count in counts.items() if count]
+    return f"; {', '.join(parts)}" if parts else ""
