@@ -36,9 +36,9 @@ def cluster(tmp_path_factory):
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-        with joined("local") as found:
-            yield found
-        ray.shutdown()
+    with joined("local") as found:
+        yield found
+    ray.shutdown()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import islice
 from typing import Any, TypeVar
 
 import torch
@@ -92,31 +92,36 @@ def clustered(
         A task and an item that the work gave for it; a task's items in their order.
 
     Raises:
-        BadInput: the parcel cannot be sent, or a node cannot run the work.
-        RankLost: workers died again and again over the same task.
+        BadInput: the parcel cannot be sent.
+        RankLost: workers died again and again over the same task, or a node has no robustscape.
         Exception: what the work raised on a task.
     """
-    assert cluster.cpus > 0
-    ray = _ray()
+    ray, waiting = _ray(), iter(tasks)
     try:
         sent = ray.put(ray.cloudpickle.dumps((work, parcel)))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise BadInput(f"this cannot be sent to a cluster ({error}); did you mean to leave cluster out?") from None
-    start = ray.remote(num_cpus=1, max_retries=_AGAIN)(_done).remote
-    running = {start(sent, task): task for task in tasks}
+    # Actors rather than Ray's tasks, which cannot be cancelled safely: as these end, Ray 2.60 may abort this process.
+    kind = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=_AGAIN)(_Worker)
+    workers = [kind.remote() for _ in range(min(cluster.cpus, len(tasks)))]
+    running: dict[Any, tuple[Any, tuple[T, ...]]] = {worker.begun.remote(): (worker, ()) for worker in workers}
+    left = len(tasks)
     try:
-        while running:
+        while left:  # a worker that other users of the cluster leave no CPU for has no task yet
             (ready, *_), _ = ray.wait(list(running), num_returns=1)
+            worker, done = running.pop(ready)
             with _reachable(ray):
-                kind, value = ray.get(ready)
-            if kind == "error":
+                how, value = ray.get(ready)
+            if how == "error":
                 raise value
-            task = running.pop(ready)
+            if following := tuple(islice(waiting, 1)):
+                running[worker.done.remote(sent, *following)] = worker, following
+            left -= len(done)
             for item in value:
-                yield task, item
+                yield done[0], item
     finally:
-        for unfinished in running:
-            ray.cancel(unfinished, force=True)
+        for worker in workers:
+            ray.kill(worker)
 
 
 def _ray() -> Any:
@@ -163,32 +168,34 @@ def _reachable(ray: Any) -> Iterator[None]:
     """Say in one sentence what Ray's own errors mean."""
     try:
         yield
-    except ray.exceptions.RayTaskError as error:  # what the work raises comes as a value: it was never begun
-        raise BadInput(
-            f"a node of the cluster cannot run this ({error.cause}); is the same robustscape installed on every node?"
-        ) from None
     except ray.exceptions.RayError as error:
         raise RankLost(
             f"the cluster lost {_AGAIN + 1} workers over the same task ({type(error).__name__}; was a node out of "
-            "memory?); the same command goes on from what was saved"
+            "memory, or without robustscape?); the same command goes on from what was saved"
         ) from None
 
 
 # -- on the nodes --------------------------------------------------------------------------------------
 
 
-def _done(sent: bytes, task: Any) -> tuple[str, Any]:
-    """Return ("items", all of them), or ("error", what the work raised)."""
-    torch.set_num_threads(1)
-    warn_plainly()
-    try:
-        work, parcel = _opened(sent)
-        return "items", list(work(parcel, task))
-    except Exception as error:  # whatever the work raises is raised where it was asked for
-        return "error", raised(error, "on the cluster")
+class _Worker:
+    """A process of a node that does one task after the other; begun anew where it was lost."""
 
+    def __init__(self) -> None:
+        self.opened: Any = None
+        torch.set_num_threads(1)
+        warn_plainly()
 
-@lru_cache(maxsize=1)
-def _opened(sent: bytes) -> tuple[Callable[[Any, Any], Iterable[Any]], Any]:
-    """Return work and parcel, the same for all tasks that a worker does one after the other."""
-    return pickle.loads(sent)
+    def begun(self) -> tuple[str, Any]:
+        """Say that it has a CPU."""
+        return "items", []
+
+    def done(self, sent: bytes, task: Any) -> tuple[str, Any]:
+        """Return ("items", all of a task's), or ("error", what the work raised); what is sent is always the same."""
+        try:
+            if self.opened is None:
+                self.opened = pickle.loads(sent)
+            work, parcel = self.opened
+            return "items", list(work(parcel, task))
+        except Exception as error:  # whatever the work raises is raised where it was asked for
+            return "error", raised(error, "on the cluster")
