@@ -25,6 +25,22 @@ def fake():
     return module
 
 
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    """A Ray cluster of two CPUs on this machine, one for all tests: its start takes seconds."""
+    ray = pytest.importorskip("ray")
+    from robustscape.runtime.cluster import joined
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Ray keeps a token there
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    with joined("local") as found:
+        yield found
+    ray.shutdown()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """Where CI is set, a test that is skipped because there is no browser fails: the report was not looked at."""

@@ -6,6 +6,7 @@ import re
 import runpy
 import shlex
 import shutil
+from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
@@ -132,6 +133,7 @@ def test_end_to_end_commands_in_the_documents_are_understood(command, elsewhere,
     asked = []
     monkeypatch.setattr("robustscape.cli.evaluate.evaluate", lambda *job: asked.append(job) or [])
     monkeypatch.setattr("robustscape.cli.measure.measure", lambda *job: asked.append(job))
+    monkeypatch.setattr("robustscape.cli.measure.joined", nullcontext)
     monkeypatch.setattr("robustscape.cli.report.main", asked.append)
     monkeypatch.setattr("robustscape.cli.figure.main", asked.append)
     verb, *words = shlex.split(command)[1:]

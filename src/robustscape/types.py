@@ -30,6 +30,13 @@ class BadInput(ValueError):
     """
 
 
+class NotApplicable(BadInput):
+    """A measurement is not one of this network; the sentence says why.
+
+    Where all measurements are asked for at once it is left out, and the others are made.
+    """
+
+
 class Diverged(ArithmeticError):
     """A number that must be finite is not: says where it went first."""
 

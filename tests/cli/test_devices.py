@@ -155,6 +155,30 @@ def test_reference_two_ranks_measure_as_one_process_does(trained, tmp_path, capf
     assert (alone.provenance.ranks, shared.provenance.ranks) == (1, 2)
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--processes", "2"], "processes is 2, but a cluster shares the points"),
+        (TWO, "2 devices share the points already"),
+    ],
+)
+def test_contract_points_on_a_cluster_are_not_shared_again(words, sentence, capsys):
+    words = ["measure", "slices", "robustscape.models.linear:Linear", "--data", "digits", "--cluster", "local", *words]
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and sentence in err
+
+
+@pytest.mark.slow
+def test_reference_a_cluster_measures_as_one_process_does(trained, tmp_path, capfd, cluster):
+    assert main(["measure", str(trained), *SLICES, "--out", str(tmp_path), "--cluster", "local"]) == 0
+    assert len(lines(capfd.readouterr().out)) == 1
+    alone, shared = (load(path / "results" / "slices-last.json") for path in (trained, tmp_path))
+    assert shared.robust_loss == pytest.approx(alone.robust_loss, rel=1e-5)
+    assert shared.robust_error.tolist() == alone.robust_error.tolist()
+    assert shared.provenance.threads == 1
+
+
 @pytest.mark.slow
 def test_reference_processes_share_one_model_even_where_each_would_draw_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

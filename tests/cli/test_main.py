@@ -5,7 +5,9 @@ import json
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,7 +15,10 @@ from safetensors.torch import load_file
 from robustscape import __version__, cli
 from robustscape.cli import VERBS, display, main
 from robustscape.cli import recipes as recipes_verb
+from robustscape.cli.measure import _doubts
 from robustscape.cli.recipes import recipe, recipes
+from robustscape.config import members
+from robustscape.landscape.directions.family import Facts
 from robustscape.recipes import execute
 from robustscape.recipes.run import Run
 from robustscape.results import load
@@ -318,6 +323,36 @@ def test_end_to_end_bare_weights_may_be_given_their_network(trained, capsys, tmp
     assert list(tmp_path.iterdir()) == [tmp_path / "w.pt"]
     assert main([*words, "--architecture", "lenet", "--architecture.width", "2"]) == 0
     assert "w.pt" in capsys.readouterr().out
+
+
+def test_end_to_end_all_leaves_out_what_does_not_apply_and_says_why(capsys, tmp_path, monkeypatch):
+    some = {name: kind for name, kind in members("Measurement").items() if name in ("connectivity", "histograms")}
+    monkeypatch.setattr("robustscape.cli.measure.members", lambda _: some)
+    monkeypatch.chdir(tmp_path)
+    code = "import torch\n\n\ndef net():\n    torch.manual_seed(0)\n"
+    (tmp_path / "straight.py").write_text(
+        f"{code}    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))\n"
+    )
+    words = ["straight:net", "--data", "digits", "--n", "9", "--out", "here"]
+    assert main(["measure", words[0], "all", *words[1:]]) == 0
+    out, err = capsys.readouterr()
+    assert "connectivity of straight:net is left out: no neurons of Sequential were found" in err
+    assert out.splitlines() == ["here/results/histograms-last.json"]
+    assert [path.name for path in (tmp_path / "here" / "results").glob("*.json")] == ["histograms-last.json"]
+    assert not list(tmp_path.rglob("*.partial"))
+    for names in (["connectivity"], ["all", "connectivity"]):
+        assert main(["measure", words[0], *names, *words[1:]]) == 2
+        assert "no neurons of Sequential were found" in capsys.readouterr().err
+
+
+def test_contract_what_did_not_converge_or_overflowed_is_said(fake):
+    result = fake.slices(0.1, 1.0)
+    assert _doubts(result) == ""
+    far = np.zeros(result.robust_loss.shape, dtype=bool)
+    far[0, :2] = True
+    facts = Facts(along="hessian", eigenvalues=(7.0, 3.0), residuals=(0.0, 1.0), converged=(True, False))
+    marked = _doubts(replace(result, overflowed=far, facts=facts))
+    assert marked == "; eigenvalues that did not converge: 1, places where the loss overflowed: 2"
 
 
 def test_contract_measurements_have_options_of_their_own_name(capsys):

@@ -13,7 +13,7 @@ from robustscape.config import hints, protocol_of
 from robustscape.evaluation.subject import subject
 from robustscape.landscape.runner import measure
 from robustscape.results import load, save
-from robustscape.runtime import TRUTH
+from robustscape.runtime import TRUTH, fast
 from robustscape.types import Measurement, Provenance
 
 
@@ -54,6 +54,27 @@ def test_contract_points_are_measured_without_a_trace_in_any_order(quick, looked
     backwards = [quick.at(looked_at, point) for point in reversed(points)]
     assert forwards == backwards[::-1]
     assert seen.found() == [] and torch.equal(looked_at.x, x)
+
+
+def test_contract_values_are_those_of_any_batch_size_and_mode(quick, network, batch):
+    """To 1e-5 without an attack, and to 1e-3 with one; in float64, where rounding does not change which way it goes."""
+    attacked = any(hasattr(part, "threat") for part in vars(quick).values())
+    model, some = network(dtype=torch.float64), batch(8, torch.float64)
+    model.train()
+    made = subject(model, some.x, some.y, index=some.index, seed=2, runtime=TRUTH, split="test", batch=3)
+    other = replace(made, model=network(dtype=torch.float64).eval(), batch=8)
+    other = replace(other, view=fast(other.model, TRUTH))
+    for point in (quick.points()[0], quick.points()[-1]):
+        values, again = (_numbers(quick.at(one, point)) for one in (other, made))
+        assert values and again == pytest.approx(values, rel=1e-3 if attacked else 1e-5, abs=1e-6, nan_ok=True)
+
+
+def _numbers(value):
+    """The numbers of some plain data, in its order."""
+    if isinstance(value, dict | list):
+        parts = value.values() if isinstance(value, dict) else value
+        return [number for part in parts for number in _numbers(part)]
+    return [value] if isinstance(value, int | float) else []
 
 
 def test_contract_result_comes_back_from_its_file(quick, looked_at, tmp_path):

@@ -317,6 +317,7 @@ def test_reference_t_interval_is_scipys():
         ({"samples": 5}, "pairs"),
         ({"samples": 1, "mode": "as_published"}, "at least 2"),
         ({"xi": -0.5}, "xi"),
+        ({"xi": 50.0}, "at most 1"),
         ({"reference": ATTACK}, "as_published"),
         ({"law": "cube"}, "sphere"),
         ({"mode": "best"}, "sound"),

@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -9,12 +11,14 @@ from torch import nn
 from robustscape.attacks.pgd import PGD
 from robustscape.evaluation.subject import subject
 from robustscape.landscape import runner
+from robustscape.landscape.connectivity import Connectivity
 from robustscape.landscape.flatness import AverageFlatness
 from robustscape.landscape.runner import measure, measuring
 from robustscape.landscape.slices import Slice
 from robustscape.runtime import TRUTH
+from robustscape.runtime.cluster import Cluster
 from robustscape.runtime.memory import Parts
-from robustscape.types import BadInput, Diverged
+from robustscape.types import BadInput, Diverged, NotApplicable
 
 SLICE = Slice(attack=PGD(steps=2, result="best_loss"), directions=2, positions=3)
 
@@ -154,3 +158,56 @@ def test_contract_what_cannot_be_sent_is_refused():
         measure(SLICE, made, processes=2)
     with pytest.raises(BadInput, match="at least 1"):
         measure(SLICE, made, processes=0)
+
+
+def test_contract_points_are_not_shared_out_twice():
+    with pytest.raises(BadInput, match="leave out the processes=2, or the cluster"):
+        measure(SLICE, looked_at(), processes=2, cluster=Cluster(cpus=2, most=2))
+
+
+def test_contract_a_network_without_neurons_is_told_from_bad_input():
+    made = looked_at()
+    made = replace(made, model=nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))
+    with pytest.raises(NotApplicable, match="no neurons of Sequential were found"):
+        measure(Connectivity(order=1), made)
+
+
+# -- on a cluster --------------------------------------------------------------------------------------
+
+
+def mortal(mark):
+    """A subject whose model ends the first worker that it runs in, once."""
+    home = os.getpid()
+
+    class Mortal(nn.Sequential):
+        def forward(self, x):
+            if os.getpid() != home and not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().forward(x)
+
+    made = looked_at()
+    return replace(made, model=Mortal(*made.model))
+
+
+@pytest.mark.slow
+def test_end_to_end_a_cluster_gives_what_turns_give_a_lost_worker_included(cluster, tmp_path):
+    partial, mark = tmp_path / "partial.jsonl", tmp_path / "mark"
+    steps = measuring(SLICE, mortal(mark), partial=partial, cluster=cluster)
+    for _ in range(4):
+        next(steps)
+    steps.close()
+    assert mark.exists() and len(partial.read_text().splitlines()) == 4
+    assert next(measuring(SLICE, mortal(mark), partial=partial, cluster=cluster)) == (3, 6)
+    result = measure(SLICE, mortal(mark), partial=partial, cluster=cluster)
+    alone = measure(SLICE, looked_at())
+    assert result.robust_loss == pytest.approx(alone.robust_loss, rel=1e-6)  # alone all points are taken in one pass
+    assert result.robust_error.tolist() == alone.robust_error.tolist()
+    assert result.provenance.threads == 1
+
+
+@pytest.mark.slow
+def test_contract_a_node_of_other_versions_is_refused(cluster, monkeypatch):
+    monkeypatch.setattr(runner, "versions", lambda: {"torch": "1.0"})
+    with pytest.raises(BadInput, match=r"a node of the cluster has torch \S+ and not 1.0"):
+        measure(SLICE, looked_at(), cluster=cluster)

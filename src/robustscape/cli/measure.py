@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from robustscape.cli.arguments import parse
 from robustscape.cli.components import SPREAD
-from robustscape.cli.display import follow, out
+from robustscape.cli.display import follow, note, out
 from robustscape.cli.sources import (
     FORMS,
     Look,
@@ -28,9 +31,10 @@ from robustscape.cli.sources import (
 from robustscape.config import members, named, nearest
 from robustscape.results import save
 from robustscape.runtime import threads
+from robustscape.runtime.cluster import Cluster, joined
 from robustscape.runtime.launching import launch
 from robustscape.runtime.ranks import RankLost, is_first
-from robustscape.types import BadInput, Measurement
+from robustscape.types import BadInput, Measurement, NotApplicable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,9 @@ class Measure:
         batch_size: Examples per forward.
         processes: Processes of one thread each that share the points, on the CPU; 0 for as many as a trial shows to
             be faster than one process with all threads.
+        cluster: Ray cluster whose CPUs share the points: "local" for one that is started on this machine, "auto" for
+            the one that this machine is a node of, or HOST:PORT of its head; none for no cluster. It needs Ray: pip
+            install 'robustscape[cluster]'.
     """
 
     measurements: dict[str, Measurement] = field(metadata=SPREAD)
@@ -56,6 +63,7 @@ class Measure:
     n: int | None = 1000
     batch_size: int = 250
     processes: int = 0
+    cluster: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -64,6 +72,8 @@ class Measure:
         for name, least in (("batch_size", 1), ("processes", 0)):
             if getattr(self, name) < least:
                 raise BadInput(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if self.cluster is not None and self.processes:
+            raise BadInput(f"processes is {self.processes}, but a cluster shares the points; leave one of the two out")
 
 
 def main(arguments: list[str]) -> None:
@@ -87,25 +97,52 @@ def main(arguments: list[str]) -> None:
         )
     found = sources(others)
     jobs = [(source, _options(source, names, options)) for source in found]
-    jobs = [(source, replace(settings, look=ranked(settings.look, settings.processes))) for source, settings in jobs]
+    jobs = [(source, replace(settings, look=_shared(settings))) for source, settings in jobs]
+    optional = () if "all" not in names else tuple(name for name in known if name not in _bare(names))
     try:
-        launch(measure_all, jobs, runtime=jobs[0][1].look.runtime)
+        launch(measure_all, jobs, optional, runtime=jobs[0][1].look.runtime)
     except RankLost as error:
         sys.exit(f"robustscape: {error}")
 
 
-def measure_all(jobs: Sequence[tuple[Source, Measure]]) -> None:
-    """Carry out every measurement on every source and checkpoint; write the results."""
-    for source, settings in jobs:
-        folder = folder_of(source, settings.look, len(jobs))
-        for checkpoint in settings.checkpoint:
-            measure(source, settings, checkpoint, folder)
+def _bare(names: Sequence[str]) -> list[str]:
+    """Return names of measurements without their presets."""
+    return [name.partition(".")[0] for name in names]
+
+
+def _shared(settings: Measure) -> Look:
+    """Return how to look in as many ranks as the options say.
+
+    Raises:
+        BadInput: the points would be shared out twice, or would share an accelerator.
+    """
+    look = ranked(settings.look, settings.processes)
+    if settings.cluster is not None and look.runtime.devices > 1:
+        raise BadInput(f"{look.runtime.devices} devices share the points already; leave out the cluster or the devices")
+    if settings.cluster is not None and (kind := look.runtime.torch_device().type) != "cpu":
+        raise BadInput(f"a cluster shares the work of CPUs, not {kind}; did you mean --device cpu?")
+    return look
+
+
+def measure_all(jobs: Sequence[tuple[Source, Measure]], optional: Sequence[str]) -> None:
+    """Carry out every measurement on every source and checkpoint; write the results.
+
+    Args:
+        jobs: The sources, and what is measured of each.
+        optional: Names of the measurements that are left out, with a line that says why, where they do not apply.
+    """
+    address = jobs[0][1].cluster
+    with nullcontext() if address is None else joined(address) as cluster:
+        for source, settings in jobs:
+            folder = folder_of(source, settings.look, len(jobs))
+            for checkpoint in settings.checkpoint:
+                measure(source, settings, checkpoint, folder, optional, cluster)
 
 
 def _options(source: Source | None, names: list[str], options: list[str]) -> Measure:
     run = source.run if source else None
     names = list(dict.fromkeys(m for name in names for m in (members("Measurement") if name == "all" else [name])))
-    asked = {name.partition(".")[0]: named("Measurement", name) for name in names}
+    asked = dict(zip(_bare(names), (named("Measurement", name) for name in names), strict=True))
     if len(asked) < len(names):
         raise BadInput(
             f"one measurement is named in two forms in {', '.join(names)}: its result has one file; choose one"
@@ -118,7 +155,10 @@ def _options(source: Source | None, names: list[str], options: list[str]) -> Mea
     default = Measure(measurements=asked, look=look(source))
     if run is not None:
         default = replace(default, n=run.evaluation.n, batch_size=run.evaluation.batch_size)
-    there = f"There are: {', '.join(members('Measurement'))}, all; presets as flatness.stutz."
+    there = (
+        f"There are: {', '.join(members('Measurement'))}; presets as flatness.stutz; and all, which stands for every "
+        "one of them: what does not apply to the network is left out then, with a line that says why."
+    )
     return parse(
         default,
         options,
@@ -127,7 +167,14 @@ def _options(source: Source | None, names: list[str], options: list[str]) -> Mea
     )
 
 
-def measure(source: Source, options: Measure, checkpoint: str, folder: Path) -> None:
+def measure(
+    source: Source,
+    options: Measure,
+    checkpoint: str,
+    folder: Path,
+    optional: Sequence[str],
+    cluster: Cluster | None,
+) -> None:
     """Carry out the measurements on one checkpoint, going on where an earlier call was stopped; the first rank writes.
 
     Args:
@@ -135,6 +182,8 @@ def measure(source: Source, options: Measure, checkpoint: str, folder: Path) -> 
         options: What and how.
         checkpoint: Which of the run's checkpoints.
         folder: Its ``results/`` is written to.
+        optional: Names of the measurements that are left out where they do not apply.
+        cluster: What shares the points, in place of processes.
     """
     from robustscape.evaluation.subject import drained, fastest
     from robustscape.landscape.runner import measuring, shareable, stem
@@ -152,13 +201,21 @@ def measure(source: Source, options: Measure, checkpoint: str, folder: Path) -> 
         points = len(list(measurement.points()))
         ready, decision = fastest(looked_at, attack, points)
         some = options.processes or (side_by_side(decision, points) if decision else 1)
-        if options.processes == 0 and some > 1 and not shareable(measurement, ready):
+        if cluster or (options.processes == 0 and some > 1 and not shareable(measurement, ready)):
             some = 1
-        work = measuring(measurement, ready, partial=partial, processes=some)
-        with threads(ready.runtime):
-            result = follow(work, name=f"{measurement.name} of {name}") if is_first() else drained(work)
+        work = measuring(measurement, ready, partial=partial, processes=some, cluster=cluster)
+        try:
+            with threads(ready.runtime):
+                result = follow(work, name=f"{measurement.name} of {name}") if is_first() else drained(work)
+        except NotApplicable as error:
+            if measurement.name not in optional:
+                raise
+            if is_first():
+                partial.unlink()
+                note(f"robustscape: {measurement.name} of {name} is left out: {error}")
+            continue
         if is_first():
-            out(f"{save(result, path)}{_numbers(result)}")
+            out(f"{save(result, path)}{_numbers(result)}{_doubts(result)}")
             partial.unlink()
 
 
@@ -167,3 +224,16 @@ def _numbers(result: object) -> str:
     found = {name: value for name, value in vars(result).items() if hasattr(value, "low") and hasattr(value, "high")}
     parts = [f"{name} {v.value:.4g} [{v.low:.4g}, {v.high:.4g}]" for name, v in found.items()]
     return f": {', '.join(parts)}" if parts else ""
+
+
+def _doubts(result: object) -> str:
+    """Return in words how many eigenvalues did not converge and how many places overflowed, "" for none."""
+    facts = getattr(result, "facts", None)  # of the directions of slices and surfaces
+    found = {**vars(result), **(vars(facts) if facts else {})}
+    missed = [value for name, value in found.items() if name.endswith("converged")]
+    counts = {
+        "eigenvalues that did not converge": sum(np.size(value) - np.sum(value) for value in missed),
+        "places where the loss overflowed": np.sum(found.get("overflowed", ())),
+    }
+    parts = [f"{what}: {count:g}" for what, count in counts.items() if count]
+    return f"; {', '.join(parts)}" if parts else ""

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from robustscape.modes import evaluating
 from robustscape.streams import Streams
-from robustscape.types import BadInput
+from robustscape.types import NotApplicable
 
 _CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
 _LOOK = 4  # images that the forward is watched on
@@ -56,7 +56,7 @@ def groups_of(model: nn.Module, x: Tensor) -> tuple[Group, ...]:
         x: (N, C, H, W), images; the first few are used.
 
     Raises:
-        BadInput: there is none.
+        NotApplicable: there is none.
     """
     watch = _Watch(model)
     with torch.no_grad(), evaluating(model), watch:
@@ -64,7 +64,7 @@ def groups_of(model: nn.Module, x: Tensor) -> tuple[Group, ...]:
     watch.fix(watch.labels_in(logits))
     found = watch.groups()
     if not found:
-        raise BadInput(
+        raise NotApplicable(
             f"no neurons of {type(model).__name__} were found that may change places: only those between its own "
             "convolutions, linear modules and BatchNorm are, so it cannot be aligned"
         )

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from robustscape.evaluation.judging import predicted
 from robustscape.landscape._groups import Group, expanded, groups_of
 from robustscape.streams import Streams
-from robustscape.types import BadInput, Params
+from robustscape.types import NotApplicable, Params
 
 _SWEEPS = 100
 _CLOSE = 1e-4  # of the largest logit: permuting changes the order of sums, and with it float32's rounding
@@ -33,7 +33,7 @@ def aligned(model: nn.Module, other: Params, x: Tensor) -> Params:
         ``other`` permuted, tensors of its own.
 
     Raises:
-        BadInput: no neurons of this architecture are known to be free, or permuting them changes its function.
+        NotApplicable: no neurons of this architecture are known to be free, or permuting them changes its function.
 
     Deviations:
         Which neurons belong together is found by watching a forward (``_groups``), not written down for each
@@ -56,7 +56,7 @@ def shuffled(model: nn.Module, x: Tensor, rng: Streams) -> Params:
         rng: Random numbers of the order.
 
     Raises:
-        BadInput: no neurons of this architecture are known to be free, or permuting them changes its function.
+        NotApplicable: no neurons of this architecture are known to be free, or permuting them changes its function.
     """
     groups = groups_of(model, x)
     state = {name: t.detach() for name, t in [*model.named_parameters(), *model.named_buffers()]}
@@ -68,12 +68,12 @@ def check_free(model: nn.Module, state: Params, groups: Sequence[Group], x: Tens
     """Refuse groups that are not free: permuted at random they must leave the logits of x, (N, C, H, W), as they are.
 
     Raises:
-        BadInput: they do not.
+        NotApplicable: they do not.
     """
     orders = [Streams(0, ("check", number)).order(group.size) for number, group in enumerate(groups)]
     logits, again = (predicted(Placed(model, s), x[:32]) for s in (state, permuted(state, groups, orders)))
     if not float((logits - again).abs().max()) <= _CLOSE * float(logits.abs().max()):
-        raise BadInput(
+        raise NotApplicable(
             f"which neurons of {type(model).__name__} may change places could not be found: permuting those that "
             "seemed to be free changes its outputs, so it cannot be aligned"
         )

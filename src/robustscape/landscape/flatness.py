@@ -109,7 +109,7 @@ class AverageFlatness:
     Attributes:
         attack: The attack on the perturbed network; searched on the fast view, judged in float32.
         reference: The attack on the network itself; None for ``attack``.
-        xi: Radius of each layer's ball, relative to the layer's L2 norm.
+        xi: Radius of each layer's ball, relative to the layer's L2 norm, in [0, 1].
         sweep: Further radii, each with the same directions and starts.
         samples: Random perturbations; even under "sound", where they come in pairs.
         law: "ball" (uniform in the ball, as the paper says) or "sphere" (uniform on its surface, as its code
@@ -299,11 +299,15 @@ def check_radii(xi: float, sweep: Sequence[float], usual: str) -> None:
     """Refuse radii that cannot be meant.
 
     Raises:
-        BadInput: a radius below 0 or not finite, or one that stands twice.
+        BadInput: a radius outside [0, 1], or one that stands twice.
     """
     for radius in (xi, *sweep):
-        if not 0 <= radius < math.inf:
+        if not radius >= 0:
             raise BadInput(f"xi must be at least 0, not {radius:g}; {usual}")
+        if radius > 1:
+            raise BadInput(
+                f"xi is relative to a layer's norm, and {radius:g} can undo the layer; did you mean at most 1? {usual}"
+            )
     if len({xi, *sweep}) <= len(sweep):
         raise BadInput(f"a radius stands twice in xi {xi:g} and sweep {', '.join(f'{r:g}' for r in sweep)}")
 

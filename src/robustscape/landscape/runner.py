@@ -1,4 +1,4 @@
-"""The one runner of measurements: points in turn, by rank or in a pool of processes, resumable, with progress."""
+"""The one runner of measurements: points in turn, by rank, in a pool of processes or on a cluster; resumable."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from pathlib import Path
 from robustscape.config import is_component, to_plain
 from robustscape.evaluation.fingerprint import fingerprint
 from robustscape.evaluation.subject import drained, precision
-from robustscape.results import provenance, stopwatch, written
+from robustscape.results import provenance, stopwatch, versions, written
 from robustscape.runtime import Runtime, fast, threads
+from robustscape.runtime.cluster import Cluster, clustered
 from robustscape.runtime.memory import Parts
 from robustscape.runtime.pool import pooled, sendable
 from robustscape.runtime.predicting import available, fitting, search_bytes
 from robustscape.runtime.ranks import from_first, gathered, is_first, rank, world
-from robustscape.types import BadInput, Grouped, Measurement, Plain, Provenanced, Subject, Threat
+from robustscape.types import BadInput, Grouped, Measurement, NotApplicable, Plain, Provenanced, Subject, Threat
 
 
 def under(threat: Threat, measurement: Measurement) -> Measurement:
@@ -34,15 +35,25 @@ def stem(measurement: Measurement) -> str:
 
 
 def measure(
-    measurement: Measurement, subject: Subject, *, partial: Path | None = None, processes: int = 1
+    measurement: Measurement,
+    subject: Subject,
+    *,
+    partial: Path | None = None,
+    processes: int = 1,
+    cluster: Cluster | None = None,
 ) -> Provenanced:
     """Measure all points and return the Result; see ``measuring``."""
     with threads(subject.runtime):
-        return drained(measuring(measurement, subject, partial=partial, processes=processes))
+        return drained(measuring(measurement, subject, partial=partial, processes=processes, cluster=cluster))
 
 
 def measuring(
-    measurement: Measurement, subject: Subject, *, partial: Path | None = None, processes: int = 1
+    measurement: Measurement,
+    subject: Subject,
+    *,
+    partial: Path | None = None,
+    processes: int = 1,
+    cluster: Cluster | None = None,
 ) -> Generator[tuple[int, int], None, Provenanced]:
     """Measure all points, yielding (done, total) after each; returns the Result.
 
@@ -57,28 +68,32 @@ def measuring(
         processes: Above 1: that many processes of one thread each, on the CPU, each with its own copy of the
             subject and its share of the memory; fewer where fewer points are left. A script that asks for it needs
             ``if __name__ == "__main__":``.
+        cluster: A Ray cluster, from ``runtime.cluster.joined``, whose CPUs share the points: each by itself, with one
+            thread, so that its bits do not depend on how many nodes there are. In place of processes.
 
     Raises:
-        BadInput: processes below 1, or above 1 with several ranks, a model on an accelerator, one that cannot be
-            pickled, or too little memory for so many.
+        BadInput: processes below 1; several of ranks, processes and a cluster; with processes or a cluster a model
+            on an accelerator or one that cannot be pickled, too little memory for so many, or nodes with other
+            versions than here.
+        NotApplicable: the network is not one that can be measured so.
         Diverged: a loss is not finite.
-        RankLost: one of the processes died.
+        RankLost: one of the processes died, or workers of the cluster again and again.
     """
-    if processes < 1:
-        raise BadInput(f"processes must be at least 1, not {processes}")
-    if processes > 1 and world() > 1:
-        raise BadInput(f"the points are shared by {world()} ranks already; leave out processes={processes}")
+    _check_sharing(processes, cluster)
     seconds = stopwatch()
     points = list(measurement.points())
-    subject = _in_share(subject, processes)
-    size = _task_size(measurement, subject, len(points), max(processes, world()))
+    alone = processes > 1 or cluster is not None
+    subject = _in_share(subject, cluster.most if cluster else processes) if alone else subject
+    size = 1 if cluster else _task_size(measurement, subject, len(points), max(processes, world()))
     known = _Partial(partial if is_first() else None, fingerprint(subject, to_plain(measurement), size), len(points))
     values, before = from_first(known.read())
     yield len(values), len(points)
     tasks = [range(first, min(first + size, len(points))) for first in range(0, len(points), size)]
     tasks = [task for task in tasks if not values.keys() >= set(task)]
     made = (
-        _pooled(measurement, subject, points, tasks, processes)
+        _clustered(measurement, subject, points, tasks, cluster)
+        if cluster
+        else _pooled(measurement, subject, points, tasks, processes)
         if processes > 1  # for a single task too: it has the bits of one thread, as it had before a kill
         else _turn(measurement, subject, points, tasks)
     )
@@ -100,14 +115,23 @@ def measuring(
         data=subject.data_name,
         settings=measurement,
     )
-    where = replace(where, threads=1) if processes > 1 else where
+    where = replace(where, threads=1) if alone else where
     return measurement.collect(subject, [values[i] for i in range(len(points))], where)
+
+
+def _check_sharing(processes: int, cluster: Cluster | None) -> None:
+    """Refuse points that would be shared out twice."""
+    if processes < 1:
+        raise BadInput(f"processes must be at least 1, not {processes}")
+    if processes > 1 and world() > 1:
+        raise BadInput(f"the points are shared by {world()} ranks already; leave out processes={processes}")
+    if cluster and (processes > 1 or world() > 1):
+        others = f"processes={processes}" if processes > 1 else f"{world()} ranks"
+        raise BadInput(f"the points are shared by a cluster already; leave out the {others}, or the cluster")
 
 
 def _in_share(subject: Subject, processes: int) -> Subject:
     """Return the subject as each of several processes looks at it: with one thread and a part of the memory."""
-    if processes == 1:
-        return subject
     runtime: Runtime = replace(subject.runtime, threads=1)
     n = min(subject.batch, len(subject.x))
     size = fitting(n, search_bytes(subject.model, runtime, subject.x), available(runtime, sharing=processes))
@@ -138,9 +162,20 @@ def _turn(
     for first in range(0, len(tasks), world()):
         together = tasks[first : first + world()]
         mine = together[rank()] if rank() < len(together) else []
-        values = _values(measurement, subject, [points[number] for number in mine])
-        for numbers, found in zip(together, gathered(values), strict=False):
+        for numbers, found in zip(together, gathered(_tried(measurement, subject, points, mine)), strict=False):
+            if isinstance(found, NotApplicable):
+                raise found
             yield from zip(numbers, found, strict=True)
+
+
+def _tried(
+    measurement: Measurement, subject: Subject, points: Sequence[Plain], numbers: Sequence[int]
+) -> list[Plain] | NotApplicable:
+    """Return the values of a task, or why there are none: what one rank has found the others must know to go on."""
+    try:
+        return _values(measurement, subject, [points[number] for number in numbers])
+    except NotApplicable as error:
+        return error
 
 
 def _as_stored(value: Plain) -> Plain:
@@ -188,7 +223,7 @@ class _Partial:
             os.fsync(file.fileno())
 
 
-# -- processes side by side -----------------------------------------------------------------------------
+# -- processes side by side, and on a cluster -----------------------------------------------------------
 
 _Parcel = tuple[Measurement, Subject, Sequence[Plain]]
 
@@ -203,7 +238,9 @@ def shareable(measurement: Measurement, subject: Subject) -> bool:
 def _parcel(measurement: Measurement, subject: Subject, points: Sequence[Plain]) -> _Parcel:
     """Return what every process is sent: with a view that nothing was derived for yet."""
     if subject.x.device.type != "cpu":
-        raise BadInput(f"processes share the CPU, and the model is on {subject.x.device}; did you mean processes=1?")
+        raise BadInput(
+            f"processes and clusters share CPUs, and the model is on {subject.x.device}; did you mean processes=1?"
+        )
     return measurement, replace(subject, view=fast(subject.model, subject.runtime)), points
 
 
@@ -224,3 +261,27 @@ def _measured(parcel: _Parcel, numbers: Sequence[int]) -> Iterator[tuple[int, Pl
     """Measure the points of one task in a process of its own."""
     measurement, subject, points = parcel
     yield from zip(numbers, _values(measurement, subject, [points[number] for number in numbers]), strict=True)
+
+
+def _clustered(
+    measurement: Measurement,
+    subject: Subject,
+    points: Sequence[Plain],
+    tasks: Sequence[Sequence[int]],
+    cluster: Cluster,
+) -> Generator[tuple[int, Plain], None, None]:
+    """Measure the missing points on a cluster; values come in the order they are finished."""
+    parcel = versions(), _parcel(measurement, subject, points)
+    with closing(clustered(_measured_there, parcel, tasks, cluster=cluster)) as made:
+        for _, found in made:
+            yield found
+
+
+def _measured_there(parcel: tuple[dict[str, str], _Parcel], numbers: Sequence[int]) -> Iterator[tuple[int, Plain]]:
+    """Measure the points of one task on a node that has the same versions as the machine that asks."""
+    wanted, own = parcel
+    here = versions()
+    if unlike := [name for name in wanted if here.get(name) != wanted[name]]:
+        differs = ", ".join(f"{name} {here.get(name)} and not {wanted[name]}" for name in unlike)
+        raise BadInput(f"a node of the cluster has {differs}; install the same versions on every node")
+    yield from _measured(own, numbers)

@@ -18,7 +18,7 @@ from robustscape.landscape._held import check_coordinates, check_scope, inputs, 
 from robustscape.landscape.lanczos import Eigenpairs, Extremes, extremes
 from robustscape.landscape.operator import Coordinates, hessian
 from robustscape.streams import Streams
-from robustscape.types import Attack, BadInput, Params, Plain, Provenance, Subject
+from robustscape.types import Attack, BadInput, NotApplicable, Params, Plain, Provenance, Subject
 from robustscape.weights.space import Scope, select, shifted
 
 
@@ -150,7 +150,9 @@ class Spectrum:
         rng = Streams(subject.seed, (self.name,))
         size = sum(value.numel() for value in select(subject.model, self.scope).values())
         if self.k + self.bottom > size:
-            raise BadInput(f"k + bottom is {self.k + self.bottom}, and there are only {size} weights of {self.scope!r}")
+            raise NotApplicable(
+                f"k + bottom is {self.k + self.bottom}, and there are only {size} weights of {self.scope!r}"
+            )
         operator = hessian(subject, inputs(subject, self.attack, what, self.name), scope=self.scope, coordinates=which)
         found = extremes(
             operator,

@@ -145,11 +145,6 @@ class WorstFlatness:
             if value not in known:
                 raise BadInput(f"{name} {value!r} is not one of {', '.join(known)}")
         check_radii(self.xi, self.sweep, "Stutz 2021 uses 0.00075")
-        if max(self.xi, *self.sweep, 0) > 1:
-            raise BadInput(
-                f"xi is relative to a layer's norm, and {max(self.xi, *self.sweep, 0):g} can undo the layer; "
-                "did you mean at most 1?"
-            )
         for name in ("steps", "restarts", "group"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} must be at least 1, not {getattr(self, name)}")

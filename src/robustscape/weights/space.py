@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from robustscape.streams import Streams
-from robustscape.types import BadInput, Params
+from robustscape.types import BadInput, NotApplicable, Params
 
 Scope = Literal["weights", "layers", "all"]
 """Which parameters: "weights" are those of more than one dimension outside normalisation, "layers" also the
@@ -40,7 +40,7 @@ def select(model: nn.Module, scope: Scope) -> Params:
     Normalisation parameters are told by the type of their module, never by name.
 
     Raises:
-        BadInput: the model has no parameter in the scope.
+        NotApplicable: the model has no parameter in the scope.
     """
     normalisation = {
         id(parameter)
@@ -54,7 +54,7 @@ def select(model: nn.Module, scope: Scope) -> Params:
         if scope == "all" or (id(parameter) not in normalisation and (scope == "layers" or parameter.ndim > 1))
     }
     if not chosen:
-        raise BadInput(f"{type(model).__name__} has no parameters of scope {scope!r} to perturb")
+        raise NotApplicable(f"{type(model).__name__} has no parameters of scope {scope!r} to perturb")
     return chosen
 
 
