@@ -98,7 +98,7 @@ def test_closed_form_no_random_perturbation_of_a_small_size_is_worse_than_the_ad
 def test_contract_refuses_what_cannot_be_meant():
     for change, words in (
         ({"adversarial": (), "random": ()}, "there must be a gamma"),
-        ({"adversarial": (1.0,)}, r"in \(0, 1\)"),
+        ({"adversarial": (2.5,)}, r"in \(0, 2\]"),
         ({"random": (0.0,)}, "above 0"),
         ({"random": (float("inf"),)}, "above 0"),
         ({"adversarial": (0.1, 0.1)}, "stands twice"),
