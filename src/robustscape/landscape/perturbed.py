@@ -98,7 +98,7 @@ class Perturbed:
     Attributes:
         attack: The attack, which also makes the examples that AWP is found on; searched on the fast view, judged in
             float32.
-        adversarial: gamma of AWP, in (0, 1); the paper's is 0.005.
+        adversarial: gamma of AWP, in (0, 2]; the paper's is 0.005.
         random: gamma of RWP, above 0; the paper's go from 0.0001 to 2.
         samples: Random perturbations at each gamma, at least 2.
         steps: Steps of a round of AWP, which sum to the radius.
