@@ -12,9 +12,10 @@ from torch import nn
 from robustscape.attacks._apgd import begun, ruled, windows
 from robustscape.attacks.apgd import APGD
 from robustscape.attacks.losses import DLR, KL, CrossEntropy, Margin, TargetedDLR
-from robustscape.attacks.queue import Rows, queued, radii
+from robustscape.attacks.queue import queued
 from robustscape.attacks.reference import reference
 from robustscape.attacks.threat import ThreatModel, l1_norm, l2_norm
+from robustscape.attacks.walk import Rows, radii
 from robustscape.linear.multiclass import worst_gaps
 from robustscape.streams import Streams, numbered
 from robustscape.types import BadInput, Diverged

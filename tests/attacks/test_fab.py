@@ -11,9 +11,10 @@ from torch import nn
 
 from robustscape.attacks._projections import DUAL, length
 from robustscape.attacks.fab import FAB
-from robustscape.attacks.queue import Rows, queued
+from robustscape.attacks.queue import queued
 from robustscape.attacks.reference import reference
 from robustscape.attacks.threat import ThreatModel
+from robustscape.attacks.walk import Rows
 from robustscape.linear.multiclass import largest_eps
 from robustscape.models.linear import Linear
 from robustscape.streams import Streams

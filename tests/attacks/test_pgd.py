@@ -10,8 +10,9 @@ from torch import nn
 
 from robustscape.attacks.losses import KL, CrossEntropy, Margin
 from robustscape.attacks.pgd import PGD
-from robustscape.attacks.queue import Rows, attacked, queued
+from robustscape.attacks.queue import attacked, queued
 from robustscape.attacks.threat import ThreatModel
+from robustscape.attacks.walk import Rows
 from robustscape.streams import Streams, numbered
 from robustscape.types import BadInput, Diverged
 

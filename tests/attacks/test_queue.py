@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from robustscape.attacks.queue import Rows, attacked, draws, queued, radii
+from robustscape.attacks.queue import attacked, queued
 from robustscape.attacks.threat import ThreatModel
+from robustscape.attacks.walk import Rows, draws, radii
 from robustscape.streams import Streams
 from robustscape.types import BadInput, Diverged
 

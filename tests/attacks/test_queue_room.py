@@ -10,9 +10,10 @@ from robustscape.attacks.apgd import APGD
 from robustscape.attacks.fab import FAB
 from robustscape.attacks.losses import TargetedDLR
 from robustscape.attacks.pgd import PGD
-from robustscape.attacks.queue import Rows, chosen, joined, queued
+from robustscape.attacks.queue import queued
 from robustscape.attacks.square import Square
 from robustscape.attacks.threat import ThreatModel
+from robustscape.attacks.walk import Rows, chosen, joined
 from robustscape.streams import Streams
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from robustscape.attacks.queue import Rows, Walk, queued
+from robustscape.attacks.queue import queued
 from robustscape.attacks.spsa import SPSA, _directions
 from robustscape.attacks.threat import ThreatModel
+from robustscape.attacks.walk import Rows, Walk
 from robustscape.streams import Streams, numbered
 from robustscape.types import BadInput, Diverged
 

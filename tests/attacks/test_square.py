@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from robustscape.attacks._squares import bump, gathered, gathered_as_code, masks, placed, plan, tiled, tiling
-from robustscape.attacks.queue import Rows, Walk, queued
+from robustscape.attacks.queue import queued
 from robustscape.attacks.reference import reference
 from robustscape.attacks.square import Square, _drawn
 from robustscape.attacks.threat import ThreatModel
+from robustscape.attacks.walk import Rows, Walk
 from robustscape.streams import Streams, numbered
 from robustscape.types import BadInput, Diverged
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustscape.attacks.queue import State
 from robustscape.attacks.threat import ThreatModel, per_example
+from robustscape.attacks.walk import State
 
 _TINY = 1e-12
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from robustscape.attacks.queue import State
 from robustscape.attacks.threat import per_example, shrunk
+from robustscape.attacks.walk import State
 
 _RADII = (3.0, 2.0, 1.0)  # of the phases, times eps
 _SHORTER = 1.5  # by which the step shrinks

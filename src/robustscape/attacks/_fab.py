@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustscape.attacks._projections import DUAL, length
-from robustscape.attacks.queue import Draws, State, draw_number, draws
+from robustscape.attacks.walk import Draws, State, draw_number, draws
 
 _ENOUGH = 0.6  # a pass back is about as long as one forward, which the others then make again
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from robustscape.attacks import _apgd, _apgd_l1
 from robustscape.attacks._common import gradient, told
 from robustscape.attacks.losses import DLR, Aimed, CrossEntropy, TargetedDLR, margin, runner_up
-from robustscape.attacks.queue import Draws, Rows, State, attacked, chosen, draw_number, draws
+from robustscape.attacks.queue import attacked
 from robustscape.attacks.threat import ThreatModel, per_example
+from robustscape.attacks.walk import Draws, Rows, State, chosen, draw_number, draws
 from robustscape.streams import Streams
 from robustscape.types import BadInput
 

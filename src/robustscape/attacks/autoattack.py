@@ -13,9 +13,10 @@ from robustscape.attacks._common import check, check_labels, told
 from robustscape.attacks.apgd import APGD
 from robustscape.attacks.fab import FAB
 from robustscape.attacks.losses import DLR, TargetedDLR
-from robustscape.attacks.queue import Noting, Rows, mean_logits, queued, radii
+from robustscape.attacks.queue import mean_logits, queued
 from robustscape.attacks.square import Square
 from robustscape.attacks.threat import ThreatModel
+from robustscape.attacks.walk import Noting, Rows, radii
 from robustscape.config import nearest
 from robustscape.modes import evaluating
 from robustscape.streams import Streams, numbered

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from robustscape.attacks.losses import Margin
 from robustscape.attacks.pgd import PGD
-from robustscape.attacks.queue import Draws, Rows, State, attacked
+from robustscape.attacks.queue import attacked
 from robustscape.attacks.threat import ThreatModel, refuse_l1
+from robustscape.attacks.walk import Draws, Rows, State
 from robustscape.streams import Streams
 from robustscape.types import BadInput
 

@@ -11,8 +11,9 @@ from robustscape.attacks import _projections_reference
 from robustscape.attacks._common import told
 from robustscape.attacks._fab import Pair, health, judged, seen, started, tangent, tangent_as_code, wide, worthwhile
 from robustscape.attacks._projections import length, onto_hyperplane
-from robustscape.attacks.queue import Draws, Rows, State, attacked, chosen
+from robustscape.attacks.queue import attacked
 from robustscape.attacks.threat import ThreatModel
+from robustscape.attacks.walk import Draws, Rows, State, chosen
 from robustscape.streams import Streams
 from robustscape.types import BadInput
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from robustscape.attacks._common import Health, check, gradient, told
 from robustscape.attacks.losses import Aimed, CrossEntropy, aimed
-from robustscape.attacks.queue import radii
 from robustscape.attacks.threat import ThreatModel, refuse_l1
+from robustscape.attacks.walk import radii
 from robustscape.modes import evaluating
 from robustscape.streams import Streams, numbered
 from robustscape.types import BadInput

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustscape.attacks._common import check, check_labels
-from robustscape.attacks.queue import Rows, Walk, radii
+from robustscape.attacks.walk import Rows, Walk, radii
 from robustscape.modes import evaluating
 
 

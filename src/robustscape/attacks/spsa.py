@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from robustscape.attacks._common import told
 from robustscape.attacks.losses import margin
-from robustscape.attacks.queue import Draws, Rows, State, attacked, draws
+from robustscape.attacks.queue import attacked
 from robustscape.attacks.threat import ThreatModel, refuse_l1
+from robustscape.attacks.walk import Draws, Rows, State, draws
 from robustscape.streams import Streams
 from robustscape.types import BadInput
 

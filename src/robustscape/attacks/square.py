@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from robustscape.attacks._common import told
 from robustscape.attacks._squares import TINY, Plan, gathered, gathered_as_code, masks, placed, plan, tiled, tiling
 from robustscape.attacks.losses import margin
-from robustscape.attacks.queue import Draws, Rows, State, attacked, chosen, draws
+from robustscape.attacks.queue import attacked
 from robustscape.attacks.threat import ThreatModel
+from robustscape.attacks.walk import Draws, Rows, State, chosen, draws
 from robustscape.streams import Streams
 from robustscape.types import BadInput
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from robustscape.attacks.queue import Noting
+from robustscape.attacks.walk import Noting
 from robustscape.evaluation.searching import Tally
 from robustscape.evaluation.standing import Note, Standing
 from robustscape.evaluation.suites import Entry

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from robustscape import modes
-from robustscape.attacks.queue import Rows, Settled, Walk, joined, queued, radii
+from robustscape.attacks.queue import queued
+from robustscape.attacks.walk import Rows, Settled, Walk, joined, radii
 from robustscape.evaluation.judging import batches, inside, judge, predicted, search
 from robustscape.evaluation.passes import MeanLogits
 from robustscape.results import stopwatch

@@ -13,10 +13,10 @@ from robustscape.attacks.cw import CW
 from robustscape.attacks.fgsm import FGSM
 from robustscape.attacks.losses import TargetedDLR
 from robustscape.attacks.pgd import PGD
-from robustscape.attacks.queue import Walk
 from robustscape.attacks.spsa import SPSA
 from robustscape.attacks.square import Square
 from robustscape.attacks.threat import ThreatModel
+from robustscape.attacks.walk import Walk
 from robustscape.types import Attack, BadInput
 
 Name: TypeAlias = Literal["quick", "standard", "wu", "autoattack", "autoattack-plus", "autoattack-rand"]
