@@ -36,7 +36,7 @@ LARGEST = {"linf": 1.0, "l2": 30.0, "l1": 1000.0}
 IMAGES = [(1, 1, 2), (2, 1, 1), (1, 3, 1), (1, 2, 3), (2, 2, 2), (3, 1, 3), (1, 3, 4), (3, 2, 2)]
 COUNTS = {"steps": 6, "queries": 12, "samples": 3, "restarts": 2, "targets": 3, "eot": 2, "chunk": 8, "batch_size": 4}
 LOSSES = (CrossEntropy(), Margin(), DLR(), TargetedDLR(), KL())
-TIMES = [1, pytest.param(4, marks=pytest.mark.slow)]
+TIMES = [1, pytest.param(8, marks=pytest.mark.slow)]
 
 pytestmark = pytest.mark.filterwarnings("ignore:(targeted )?DLR needs")
 
@@ -177,7 +177,7 @@ def succeeded(attack, case, x_adv):
 def test_contract_what_comes_back_lies_in_ball_and_box(norm, dtype, times):
     """In the box exactly; in the ball to one unit in the last place of 1 for each pixel, added up as the norm does."""
 
-    @many(100 * times)
+    @many(50 * times)
     @given(st.data())
     def holds(data):
         case = data.draw(cases(norm, dtype))
@@ -211,7 +211,7 @@ def trace(model):
 def test_contract_no_trace_is_left(norm, times):
     """On a network with running statistics and dropout, its modules in any modes, some weights frozen."""
 
-    @many(50 * times)
+    @many(25 * times)
     @given(st.data())
     def holds(data):
         case = data.draw(cases(norm, least=2))
@@ -237,7 +237,7 @@ def test_contract_no_trace_is_left(norm, times):
 @pytest.mark.parametrize("times", TIMES)
 @pytest.mark.parametrize("norm", NORMS)
 def test_contract_an_example_gets_the_same_bits_in_any_company_and_order(norm, times):
-    @many(50 * times)
+    @many(25 * times)
     @given(st.data())
     def holds(data):
         case = data.draw(cases(norm, least=2))
@@ -255,7 +255,7 @@ def test_contract_an_example_gets_the_same_bits_in_any_company_and_order(norm, t
 def test_contract_a_radius_of_its_own_is_as_that_radius_for_all(norm, times):
     """But for the last bit: a number over a tensor is not rounded as a tensor over a tensor."""
 
-    @many(50 * times)
+    @many(25 * times)
     @given(st.data())
     def holds(data):
         case = data.draw(cases(norm))
@@ -290,7 +290,7 @@ SEARCHES = {"result": "misclassified", "minimum": False}
 def test_contract_more_restarts_leave_no_more_robust(norm, times):
     """The numbers of a restart, of each target, are its own: of more restarts, the first are those of fewer."""
 
-    @many(60 * times)
+    @many(30 * times)
     @given(st.data())
     def holds(data):
         case = data.draw(cases(norm))
@@ -310,7 +310,7 @@ def test_contract_more_steps_queries_and_targets_leave_no_more_robust(norm, time
     FAB's does not either, but its last look, at the ball's surface, is at another point.
     """
 
-    @many(50 * times)
+    @many(25 * times)
     @given(st.data())
     def holds(data):
         case = data.draw(cases(norm))
@@ -329,7 +329,7 @@ def test_contract_more_steps_queries_and_targets_leave_no_more_robust(norm, time
 def test_contract_autoattack_finds_what_the_first_of_its_parts_finds(norm, times):
     """So it fools whom any of them fools: one finds for the others' survivors what it finds for all."""
 
-    @many(5 * times)
+    @many(3 * times)
     @given(st.data())
     def holds(data):
         case = data.draw(cases(norm))
@@ -350,7 +350,7 @@ def test_contract_autoattack_finds_what_the_first_of_its_parts_finds(norm, times
 @pytest.mark.parametrize("times", TIMES)
 @pytest.mark.parametrize("norm", NORMS)
 def test_closed_form_no_attack_succeeds_where_ball_and_box_hold_no_misclassified_input(norm, times):
-    @many(60 * times)
+    @many(30 * times)
     @given(st.data())
     def holds(data):
         case = data.draw(cases(norm, kinds=("linear",)))
@@ -375,7 +375,7 @@ def test_closed_form_a_larger_radius_leaves_no_more_robust_where_the_search_is_e
     FGSM is exact under linf. FAB is to 2 % of the radius, and under l1 to less where ties between pixels decide.
     """
 
-    @many(25 * times)
+    @many(13 * times)
     @given(st.data())
     def holds(data):
         case = data.draw(cases(norm, kinds=("linear",), classes=(2, 2)))

@@ -51,6 +51,7 @@ def test_end_to_end_one_contest_alone_on_a_trained_network(monkeypatch):
     assert "linf 0.1" in result.settings
 
 
+@pytest.mark.slow
 def test_reference_theirs_and_ours_fool_the_same_images():
     pyautoattack = pytest.importorskip("pyautoattack")
     bench = replace(EvaluateBench().quick(), run=str(RUN), n=40, autoattack_steps=5, queries=50)

@@ -61,6 +61,7 @@ def test_closed_form_times_in_words(seconds, words):
     assert duration(seconds) == words
 
 
+@pytest.mark.slow
 def test_end_to_end_steps_and_eps_of_liu_rise_together(tmp_path):
     """eps 0 in the first of four epochs, then 0.2, 0.4, 0.4; so it trains on clean images at first."""
     words = "--data digits --model.width 1 --training.epochs 4 --training.batch-size 700 --training.track 0"

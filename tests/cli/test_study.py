@@ -2,6 +2,8 @@
 
 import csv
 
+import pytest
+
 from robustscape.cli import main
 from robustscape.report.study import StudyResult
 from robustscape.results import load
@@ -31,6 +33,7 @@ def test_end_to_end_a_table_is_shown_and_written_and_nothing_is_done_again(capsy
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()} == cells
 
 
+@pytest.mark.slow
 def test_end_to_end_a_part_with_panels_is_drawn_too_and_studies_are_reported(capsys, tmp_path, fake, monkeypatch):
     shown = fake.part("table1", 0, drawn=True).shown
     monkeypatch.setattr(Yamada, "show", lambda study, part, values: shown)

@@ -48,6 +48,7 @@ def test_reference_interval_is_newcombes():
     assert (found.low, found.high) == (pytest.approx(0.0569, abs=1e-4), pytest.approx(0.3404, abs=1e-4))
 
 
+@pytest.mark.slow
 def test_closed_form_the_interval_covers_the_difference_as_often_as_it_says():
     """Of 400 draws from one fourfold table some 95 % hold its difference."""
     generator = np.random.default_rng(0)

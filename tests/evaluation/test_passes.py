@@ -50,6 +50,7 @@ def test_closed_form_the_mean_of_the_passes_and_one_answer():
         MeanLogits(model, 0, seed=0)
 
 
+@pytest.mark.slow
 def test_end_to_end_a_random_model_is_judged_by_its_mean():
     """One pass misclassifies by luck what the mean of many gets right: that is no robustness lost."""
     model, x = Noisy(0.3), _images()

@@ -100,6 +100,7 @@ def test_contract_every_point_is_on_disk_when_it_is_told(tmp_path):
     assert {json.loads(line)["point"] for line in lines[1:]} == set(range(6))
 
 
+@pytest.mark.slow
 def test_end_to_end_processes_give_what_turns_give(tmp_path):
     result = measure(SLICE, looked_at(), processes=2, partial=tmp_path / "partial.jsonl")
     assert same(result, measure(SLICE, looked_at()))

@@ -197,6 +197,7 @@ def test_contract_many_features_below_the_margin_are_told_too():
     assert solve(problem, steps=1).outcome == "separable"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_reference_a_bad_start_ends_where_none_does(norm):
     x, y = _digits()

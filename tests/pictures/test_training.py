@@ -1,5 +1,7 @@
 from dataclasses import replace
 
+import pytest
+
 from robustscape.figures.all import draw
 from robustscape.pictures.all import shown
 from robustscape.results import read_json, write_json
@@ -44,6 +46,7 @@ def test_contract_losses_are_drawn_by_set_and_by_clean_prediction(fake, tmp_path
     assert "validation, n = 1,200" in picture.how[1]
 
 
+@pytest.mark.slow
 def test_contract_the_first_steps_stand_apart_from_the_last(fake, tmp_path):
     folder = _logged(fake, tmp_path / "at", steps=True, split=False)
     (picture,) = _found(folder)

@@ -211,6 +211,7 @@ def test_contract_what_cannot_be_trained_leaves_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_contract_the_caller_keeps_its_threads(tmp_path):
     before = torch.get_num_threads()
     run = replace(_small(digits_at()), runtime=Runtime(threads=before + 1))
@@ -232,6 +233,7 @@ def _decided(folder: Path) -> tuple[int, int]:
     return decided["threads"], decided["processes"]
 
 
+@pytest.mark.slow
 def test_end_to_end_side_by_side_gives_the_bits_that_each_run_gives_alone(tmp_path):
     runs = _seeds(tmp_path / "beside", 2)
     events = list(train_several(runs, name="digits_at", processes=2))
@@ -275,6 +277,7 @@ def test_contract_memory_is_divided_among_those_that_may_train_beside_each_other
     assert seen == [wanted]
 
 
+@pytest.mark.slow
 def test_contract_one_after_another_where_it_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(begun, "decide", lambda *_, **__: TRIED)
     runs = _seeds(tmp_path, 2)

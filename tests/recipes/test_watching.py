@@ -69,6 +69,7 @@ def test_end_to_end_training_does_not_notice(tmp_path):
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_end_to_end_a_measurement_that_was_stopped_goes_on(tmp_path):
     run = _run(watch=_watch(FLATNESS))
     events = train(run, tmp_path / "stopped", name="r")
