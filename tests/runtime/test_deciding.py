@@ -40,6 +40,7 @@ def times(monkeypatch):
 
     monkeypatch.setattr(trials.Trial, "time", time)
     monkeypatch.setattr(deciding, "has_fast_bfloat16", lambda device: True)
+    monkeypatch.setattr(deciding, "has_matrix_units", lambda device: True)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     return seconds, tried
 
@@ -67,6 +68,17 @@ def test_contract_only_what_is_clearly_faster_is_taken(times, tmp_path, seconds,
     assert (decision.precision, decision.threads, decision.compile) == wanted
     applied = decision.applied(CPU)
     assert (applied.precision, applied.threads, applied.compile, applied.device) == (*wanted, "cpu")
+
+
+def test_contract_the_compiler_is_not_tried_where_products_take_most_of_the_time(times, tmp_path, monkeypatch):
+    times[0].update({("bfloat16", 2, "yes"): 0.1, ("float32", 2, "yes"): 0.1})
+    monkeypatch.setattr(deciding, "has_matrix_units", lambda device: False)
+    assert decide(CPU, _net(), X, work=1000, cache=tmp_path / "a.json").compile == "no"
+    monkeypatch.setattr(deciding, "has_matrix_units", lambda device: True)
+    float32 = decide(replace(CPU, precision="float32"), _net(), X, work=1000, cache=tmp_path / "b.json")
+    assert float32.compile == "no" and "products" in float32.reason
+    assert not [key for key in times[1] if key[2] == "yes"]
+    assert decide(CPU, _net(), X, work=1000, cache=tmp_path / "c.json").compile == "yes"
 
 
 @pytest.mark.parametrize(("alone", "processes"), [(1.9, 1), (1.7, 2), (0.5, 2)])

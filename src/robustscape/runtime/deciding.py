@@ -16,13 +16,13 @@ from robustscape.modes import evaluating
 from robustscape.runtime.predicting import available, fitting, search_bytes, training_fit
 from robustscape.runtime.ranks import world
 from robustscape.runtime.remembering import cache_file, key_of, processor, read, write
-from robustscape.runtime.settings import Runtime, has_fast_bfloat16
+from robustscape.runtime.settings import Runtime, has_fast_bfloat16, has_matrix_units
 from robustscape.runtime.trial import CLEARLY, Trial, words_of
 from robustscape.runtime.view import Lowered
 
 _WORTH_A_TRIAL = 60.0  # seconds of expected work from which seconds of trial pay
 _WORTH_COMPILING = 120.0  # seconds of expected work from which trying the compiler pays: that costs half a minute.
-# It is not tried in float32 on a CPU, where convolutions take most of the time: compiled code was slower there.
+# It is not tried where products take most of the time, in float32 or without matrix units: compiled code was slower.
 _BY_MEMORY = "; by memory, "
 
 
@@ -229,11 +229,12 @@ def _decided(runtime: Runtime, standing: Runtime, trial: Trial, trials: str) -> 
         if trial.time(alone) < CLEARLY * standing.threads * trial.time(chosen):
             processes = standing.threads
         chosen = trial.faster(alone, chosen)
-    slow = chosen.precision == "float32" and runtime.torch_device().type == "cpu"
+    device = runtime.torch_device()
+    slow = not has_matrix_units(device) or (device.type == "cpu" and chosen.precision == "float32")
     if runtime.compile == "auto" and trials == "compiled" and not slow:
         chosen = trial.faster(replace(chosen, compile="yes"), chosen)
     elif runtime.compile == "auto" and trials == "compiled":
-        reason += "; not compiled, since float32 arithmetic leaves little to fuse"
+        reason += "; not compiled, since products take most of the time here"
     elif runtime.compile == "auto":
         reason += "; too little work to compile for"
     return _decision(chosen, trial, processes, reason)

@@ -25,6 +25,11 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
+def has_matrix_units(device: torch.device) -> bool:
+    """Return whether the device multiplies matrices so fast that what stands between products matters (AMX, GPUs)."""
+    return device.type != "cpu" or torch.cpu._is_amx_tile_supported()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
     """How to use the machine.
@@ -34,8 +39,8 @@ class Runtime:
         precision: Arithmetic of attacks and training: "auto" (bfloat16 where the device multiplies it
             faster), "float32", "bfloat16", or "tf32" (CUDA: float32 whose products are rounded to 10 bits). Losses,
             weights and what is published stay float32.
-        compile: Compile what is run most with ``torch.compile``: "yes", "no", or "auto": where the expected work
-            is worth it and a trial shows that it is faster.
+        compile: Compile what is run most with ``torch.compile``: "yes", "no", or "auto": where the device has matrix
+            units, the expected work is worth it and a trial shows that it is faster.
         threads: CPU threads, 0 for what a trial shows to be fastest, or torch's own number without one.
         memory_limit: GiB that one pass may take, 0 for most of what is free: larger batches are worked
             through in parts.
