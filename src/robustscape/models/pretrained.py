@@ -46,7 +46,10 @@ def read_pretrained(source: str, architecture: Architecture) -> Pretrained:
     """
     path = Path(source)
     if not path.exists():
-        raise BadInput(f"there is no run or checkpoint {source!r} to begin with; did you mean another --from?")
+        raise BadInput(
+            f"there is no run or checkpoint {source!r} to begin with; train it first (`robustscape train NAME` trains "
+            "into runs/NAME), or did you mean another --from?"
+        )
     known = stated(path, _CHECKPOINT)
     if known.architecture is not None and known.architecture != architecture:
         raise BadInput(
