@@ -91,8 +91,8 @@ def _origin(path: str) -> str:
     if Path(path).name == CARMON:
         return f"the file, which its authors publish at {sources.CARMON},"
     return (
-        f"the file, which `robustscape label RUN --to {Path(path).name}` writes, RUN being a network trained with the same "
-        "--data and --unlabelled.hide,"
+        f"the file, which `robustscape label RUN --to {Path(path).name}` writes, RUN being a network trained with the "
+        "same --data and --unlabelled.hide,"
     )
 
 

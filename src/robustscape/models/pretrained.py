@@ -52,10 +52,11 @@ def read_pretrained(source: str, architecture: Architecture) -> Pretrained:
         )
     known = stated(path, _CHECKPOINT)
     if known.architecture is not None and known.architecture != architecture:
-        raise BadInput(
-            f"{source} is a {in_words(known.architecture)}, whose weights fit no other network, and this run trains a "
-            f"{in_words(architecture)}; did you mean {_options(known.architecture, architecture)}?"
-        )
+        theirs, ours = in_words(known.architecture), in_words(architecture)
+        unlike = f"whose weights fit no other network, and this run trains a {ours}"
+        if theirs == ours:
+            unlike = "as this run's network is, but normalises pixels by other constants"
+        raise BadInput(f"{source} is a {theirs}, {unlike}; did you mean {_options(known.architecture, architecture)}?")
     return Pretrained(source=source, weights=read(known.weights, _CHECKPOINT), known=known)
 
 
