@@ -109,7 +109,8 @@ def elsewhere(tmp_path_factory):
     folder = tmp_path_factory.mktemp("documents")
     words = "train digits_at --training.epochs 1 --training.batch-size 300 --training.track 20 --data.validation 30"
     assert main([*words.split(), "--objective.attack.steps", "1", "--out", str(folder / "runs" / "digits_at")]) == 0
-    shutil.copytree(folder / "runs" / "digits_at", folder / "runs" / "awp")
+    for name in ("awp", "cifar10_jpeg_teacher_small"):
+        shutil.copytree(folder / "runs" / "digits_at", folder / "runs" / name)
     (folder / "photos").mkdir()
     (folder / "weights.pt").touch()
     return folder

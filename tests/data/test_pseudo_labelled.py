@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from robustscape.data.cifar10 import CLASSES
-from robustscape.data.pseudo_labelled import read_pseudo_labelled
+from robustscape.data.pseudo_labelled import read_file, read_pseudo_labelled
 from robustscape.types import BadInput
 
 X = np.arange(6 * 32 * 32 * 3).reshape(6, 32, 32, 3).astype(np.uint8)
@@ -39,3 +39,16 @@ def test_contract_other_files_are_refused(tmp_path, document, sentence):
     path.write_bytes(pickle.dumps(document))
     with pytest.raises(BadInput, match=sentence):
         read_pseudo_labelled(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("ti_500K_pseudo_labeled.pickle", "its authors publish at https://"),
+        ("mine.npz", "`robustscape label RUN --to mine.npz` writes"),
+    ],
+)
+def test_contract_a_missing_file_is_refused_with_where_it_is_to_be_had(tmp_path, monkeypatch, name, sentence):
+    monkeypatch.setenv("ROBUSTSCAPE_DATA", str(tmp_path))
+    with pytest.raises(BadInput, match=sentence):
+        read_file(name, classes=CLASSES)

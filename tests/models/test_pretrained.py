@@ -67,8 +67,12 @@ def test_contract_another_architecture_is_refused_with_what_to_change(tmp_path):
         (LeNet(width=3), "--model.width 2 --model.activation silu"),
         (Linear(), "--model lenet --model.width 2 --model.activation silu"),
     ):
-        with pytest.raises(BadInput, match=f"did you mean {options}"):
+        with pytest.raises(BadInput, match=f"fit no other network.*did you mean {options}"):
             read_pretrained(str(tmp_path / "a.safetensors"), network)
+    network = LeNet(width=2, activation="silu", mean=(0.5,), std=(0.5,))
+    sentence = "normalises pixels by other constants; did you mean --model.mean none --model.std none"
+    with pytest.raises(BadInput, match=sentence):
+        read_pretrained(str(tmp_path / "a.safetensors"), network)
 
 
 def test_contract_bare_weights_of_another_network_are_refused(tmp_path):
@@ -97,7 +101,7 @@ def test_contract_a_network_that_is_all_head_begins_with_its_own_classes_alone(t
 
 
 def test_contract_what_is_not_there_is_refused(tmp_path):
-    with pytest.raises(BadInput, match="did you mean another --from"):
+    with pytest.raises(BadInput, match=r"train it first .* did you mean another --from"):
         read_pretrained(str(tmp_path / "none.pt"), LeNet())
     with pytest.raises(BadInput, match="not a run of robustscape"):
         read_pretrained(str(tmp_path), LeNet())

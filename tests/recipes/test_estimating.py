@@ -8,6 +8,7 @@ from robustscape.attacks.friendly import Friendly
 from robustscape.attacks.pgd import PGD
 from robustscape.data.cifar10 import CIFAR10
 from robustscape.data.folder import Folder
+from robustscape.data.imagenet32 import ImageNet32
 from robustscape.data.mnist import MNIST
 from robustscape.data.svhn import SVHN
 from robustscape.models.lenet import LeNet
@@ -60,6 +61,7 @@ def test_closed_form_operations_of_one_matrix():
         (MNIST(validation=0.1), 10, 54_000),
         (MNIST(classes=(0, 1), per_class=400), 2, 800),
         (SVHN(per_class=400), 10, 4000),
+        (ImageNet32(), 1000, 1_271_167),
         (Folder(path="cifar10-jpeg", per_class=1000), 10, 10_000),
     ],
 )

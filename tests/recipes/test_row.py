@@ -1,4 +1,4 @@
-"""The rows of the papers: all that are published are there or wait, and each can be trained."""
+"""The rows of the papers: all that are published are there, and each can be trained."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import pytest
 
 from robustscape.cli.recipes import rows
 from robustscape.config import from_plain, to_plain
+from robustscape.data.targets import Targets
 from robustscape.recipes.estimating import forwards_of_step, size_of
+from robustscape.recipes.given import check
+from robustscape.recipes.small import smaller
 from robustscape.training.loop import start
 
 _LINF_5 = ["eps 0/255", "eps 4/255", "eps 8/255", "eps 12/255", "eps 16/255"]
@@ -62,36 +65,14 @@ PUBLISHED = {
 }
 """Every row of a published table that is a training, as the table calls it."""
 
-WAITING = {
-    "stutz/table1": {
-        "+Unlabeled": "RST in a run",
-        "AutoAugment": "AutoAugment's policy",
-        "Label noise": "label noise",
-        "Label smoothing": "label smoothing",
-    },
-    "wu/table2": {
-        "Pre-training": "a run that starts from given weights",
-        "Pre-training-AWP": "the same",
-        "RST": "RST in a run",
-        "RST-AWP": "the same",
-    },
-    "yan/table3": {
-        "Pre-training": "a run that starts from given weights",
-        "Pre-training-AMP": "the same",
-        "RST": "RST in a run",
-        "RST-AMP": "the same",
-    },
-    "yan/table4": {"AT + mixup": "mixup"},
-    "yan/table5": {"AT + mixup": "mixup"},
-}
-"""Those without a recipe, with what they need. A recipe for one of them must be taken out here."""
+FIRST_STAGES = {"wu/table2": ["Pre-training, first stage"], "yan/table3": ["Pre-training, first stage"]}
+"""What trainings of a table begin with, which is no row of it."""
 
 
 @pytest.mark.parametrize("table", PUBLISHED)
-def test_contract_every_published_training_has_a_recipe_or_waits(table):
+def test_contract_every_published_training_has_a_recipe(table):
     there = [row.row for row in rows() if f"{row.paper}/{row.table}" == table]
-    waiting = WAITING.get(table, {})
-    assert sorted((*there, *waiting)) == sorted(PUBLISHED[table])
+    assert sorted(there) == sorted((*PUBLISHED[table], *FIRST_STAGES.get(table, ())))
 
 
 def test_contract_the_page_names_every_row_of_a_table():
@@ -126,6 +107,8 @@ def test_contract_every_row_can_be_trained(paper):
         assert next(state.model.parameters()).requires_grad
         assert forwards_of_step(run.objective, run.weights) >= 3
         assert from_plain(to_plain(run)) == run
+        check(run)
+        check(smaller(run))
 
 
 def test_contract_wu_sweeps_from_1e_4_to_2():
@@ -140,3 +123,41 @@ def test_contract_runs_that_weaken_the_attack_are_tracked_by_pgd():
     for row in rows():
         attack = row.run.training.track_attack or row.run.objective.attack
         assert attack is None or type(attack).__name__ in ("PGD", "Noise"), row.name
+
+
+def test_contract_what_begins_with_another_run_has_its_network_and_other_classes():
+    """Under the name that train gives the run's folder by itself, at both sizes."""
+    there = {row.name: row.run for row in rows()}
+    begun = [row for row in rows() if row.run.start is not None]
+    assert [row.name for row in begun] == [
+        *("wu_table2_pre_training", "wu_table2_pre_training_awp"),
+        *("yan_table3_pre_training", "yan_table3_pre_training_amp"),
+    ]
+    for row in begun:
+        first = there[row.run.start.removeprefix("runs/")]
+        small, small_first = smaller(row.run), smaller(first)
+        assert first.model == row.run.model and small.start == f"{row.run.start}_small"
+        assert small_first.model == small.model and set(small_first.data.classes).isdisjoint(small.data.classes)
+
+
+def test_closed_form_soft_targets_as_the_papers_set_them():
+    soft = {row.name: row.run.targets for row in rows() if row.run.targets != Targets()}
+    assert soft.pop("stutz_table1_label_smoothing") == Targets(smoothing=0.3)
+    assert soft.pop("stutz_table1_label_noise") == Targets(noise=0.3)
+    assert [soft.pop(f"stutz_figure7_label_smoothing_0_{k}").smoothing for k in (1, 2, 3)] == [0.1, 0.2, 0.3]
+    assert [soft.pop(f"stutz_figure7_label_noise_0_{k}").noise for k in ("05", 1, 2, 3, 4, 5)][-2:] == [0.4, 0.5]
+    mixed = {"wu_figure3d_linf_mixup", "wu_figure3d_l2_mixup", "yan_table4_at_mixup", "yan_table5_at_mixup"}
+    assert set(soft) == mixed and set(soft.values()) == {Targets(mixup=1.4)}
+
+
+def test_closed_form_unlabelled_images_as_the_papers_mix_them():
+    mixed = {row.name: row.run for row in rows() if row.run.unlabelled.source is not None}
+    assert all(run.unlabelled.source == "ti_500K_pseudo_labeled.pickle" for run in mixed.values())
+    own = mixed.pop("stutz_table1_unlabeled")
+    assert (own.objective.form, own.unlabelled.share, own.training.batch_size) == ("at", 0.7, 128)
+    assert sorted(mixed) == [
+        *("wu_figure1b_rst", "wu_table2_rst", "wu_table2_rst_awp", "yan_table3_rst", "yan_table3_rst_amp"),
+    ]
+    for run in mixed.values():
+        assert (run.objective.form, run.objective.beta, run.unlabelled.share) == ("trades", 6.0, 0.5)
+        assert run.unlabelled.size == 50_000 and run.objective.attack.threat.eps == 8 / 255

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from robustscape.cli.recipes import rows
+from robustscape.cli.recipes import recipes, rows
 from robustscape.data.augment import Chain
+from robustscape.data.autoaugment import AutoAugment
 from robustscape.data.erase import Cutout
 from robustscape.data.folder import Folder
+from robustscape.data.unlabelled import Unlabelled
 from robustscape.recipes.estimating import size_of, work
-from robustscape.recipes.small import smaller
+from robustscape.recipes.small import PSEUDO_LABELS, smaller
 from robustscape.training.snapshots import period_ends
 
 
@@ -45,3 +47,17 @@ def test_contract_what_covers_stays_and_what_moves_goes():
     assert chained.augment == Chain(first=None, second=Cutout(size=14))
     assert smaller(_row("wu_table1_linf_at_cifar_100").run).augment is None
     assert isinstance(chained.data, Folder) and chained.data.path == "cifar10-jpeg"
+    policy = smaller(_row("stutz_table1_autoaugment").run).augment
+    assert isinstance(policy, Chain)
+    assert (policy.first, policy.second) == (None, AutoAugment.stutz()) and isinstance(policy.third, Cutout)
+
+
+def test_contract_the_teacher_sees_the_labels_that_small_runs_keep():
+    teacher = recipes()["cifar10_jpeg_teacher_small"]()
+    for name in ("stutz_table1_unlabeled", "wu_table2_rst_awp"):
+        row = _row(name).run
+        small = smaller(row)
+        assert (small.data, small.unlabelled.hide) == (teacher.data, teacher.unlabelled.hide)
+        assert small.unlabelled.source == PSEUDO_LABELS and small.unlabelled.share == row.unlabelled.share
+    assert work(teacher) == work(replace(teacher, unlabelled=Unlabelled())) / 5
+    assert work(small) == work(replace(small, unlabelled=Unlabelled()))  # as many examples, of both kinds

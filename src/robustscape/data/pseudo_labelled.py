@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from robustscape.config import to_plain
+from robustscape.data import sources
 from robustscape.data.archives import BROKEN, opened, reason
 from robustscape.data.arrays import class_names, labels, pixels, to_images
 from robustscape.data.cache import Arrays, decoded, fingerprint, stamp
@@ -18,11 +19,14 @@ from robustscape.data.imagenet32 import read_batch
 from robustscape.results import written
 from robustscape.types import BadInput, Images, Provenance
 
+CARMON = "ti_500K_pseudo_labeled.pickle"
+"""The authors' file of 500,000 images."""
+
 _PAIRS = (("x", "y"), ("image", "label"))
 """What pixels and labels are called: here, and in the published files of generated images."""
 
 
-def read_pseudo_labelled(path: str = "ti_500K_pseudo_labeled.pickle", *, first: int = 50_000) -> Images:
+def read_pseudo_labelled(path: str = CARMON, *, first: int = 50_000) -> Images:
     """Read the images that the authors took from 80 Million Tiny Images, with the labels that their network gave them.
 
     Source: Carmon et al. 2019, https://arxiv.org/abs/1905.13736. Not a data set of its own: training mixes it with
@@ -41,9 +45,9 @@ def read_pseudo_labelled(path: str = "ti_500K_pseudo_labeled.pickle", *, first: 
     Raises:
         BadInput: the file is missing, damaged or holds something else.
     """
-    place = find(path, holding="the file", what="file")
+    place = find(path, holding=_origin(path), what="file")
     if not place.is_file():
-        raise BadInput(f"{place} is a folder; did you mean the file ti_500K_pseudo_labeled.pickle in it?")
+        raise BadInput(f"{place} is a folder; did you mean the file {CARMON} in it?")
 
     def made() -> Arrays:
         found = read_batch(place, ("data", "extrapolated_targets"))
@@ -72,7 +76,7 @@ def read_file(path: str, *, classes: tuple[str, ...]) -> Images:
     Raises:
         BadInput: the file is missing, damaged or holds something else.
     """
-    place = find(path, holding="the file", what="file of pseudo-labelled images", ending=".npz")
+    place = find(path, holding=_origin(path), what="file of pseudo-labelled images", ending=".npz")
     if place.suffix != ".npz":
         return read_pseudo_labelled(path)
     if not place.is_file():
@@ -80,6 +84,16 @@ def read_file(path: str, *, classes: tuple[str, ...]) -> Images:
     held = decoded(f"pseudo-labels-{fingerprint(stamp(place))}", lambda: _arrays(place))
     names = tuple(map(str, held["classes"])) if "classes" in held else classes
     return to_images(held["x"], held["y"], classes=names, name=place.stem)
+
+
+def _origin(path: str) -> str:
+    """Return in words where a file is to be had that is missing."""
+    if Path(path).name == CARMON:
+        return f"the file, which its authors publish at {sources.CARMON},"
+    return (
+        f"the file, which `robustscape label RUN --to {Path(path).name}` writes, RUN being a network trained with the "
+        "same --data and --unlabelled.hide,"
+    )
 
 
 def _arrays(path: Path, *, labelled: bool = True) -> Arrays:

@@ -95,3 +95,6 @@ SVHN = {
     ),
 }
 """The cropped digits of SVHN (Netzer et al. 2011); the "extra" part is not used by the papers."""
+
+CARMON = "https://github.com/yaircarmon/semisup-adv"
+"""Where the pseudo-labelled images of Carmon et al. 2019 are published: to be fetched by hand, without a checksum."""

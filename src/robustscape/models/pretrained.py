@@ -46,13 +46,17 @@ def read_pretrained(source: str, architecture: Architecture) -> Pretrained:
     """
     path = Path(source)
     if not path.exists():
-        raise BadInput(f"there is no run or checkpoint {source!r} to begin with; did you mean another --from?")
+        raise BadInput(
+            f"there is no run or checkpoint {source!r} to begin with; train it first (`robustscape train NAME` trains "
+            "into runs/NAME), or did you mean another --from?"
+        )
     known = stated(path, _CHECKPOINT)
     if known.architecture is not None and known.architecture != architecture:
-        raise BadInput(
-            f"{source} is a {in_words(known.architecture)}, whose weights fit no other network, and this run trains a "
-            f"{in_words(architecture)}; did you mean {_options(known.architecture, architecture)}?"
-        )
+        theirs, ours = in_words(known.architecture), in_words(architecture)
+        unlike = f"whose weights fit no other network, and this run trains a {ours}"
+        if theirs == ours:
+            unlike = "as this run's network is, but normalises pixels by other constants"
+        raise BadInput(f"{source} is a {theirs}, {unlike}; did you mean {_options(known.architecture, architecture)}?")
     return Pretrained(source=source, weights=read(known.weights, _CHECKPOINT), known=known)
 
 

@@ -9,6 +9,7 @@ from robustscape.attacks.threat import ThreatModel
 from robustscape.data.cifar10 import CIFAR10
 from robustscape.data.cifar100 import CIFAR100
 from robustscape.data.svhn import SVHN
+from robustscape.data.targets import Targets
 from robustscape.evaluation.accuracy import Evaluating
 from robustscape.models.normalise import Channels
 from robustscape.models.preact_resnet import PreActResNet
@@ -92,3 +93,8 @@ def with_l2(run: Run) -> Run:
     """Return the run with Rice's best L2 penalty in place of weight decay, of weights alone, as that code has it."""
     optimizer = SGD(lr=0.1, momentum=0.9, weight_decay=0.0)
     return replace(run, training=replace(run.training, l2=5e-3, optimizer=optimizer))
+
+
+def with_mixup(run: Run) -> Run:
+    """Return the run with Rice's best mixup, alpha 1.4."""
+    return replace(run, targets=Targets(mixup=1.4))

@@ -10,7 +10,9 @@ from dataclasses import replace
 
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
+from robustscape.data.augment import CropFlip
 from robustscape.data.folder import Folder
+from robustscape.data.unlabelled import Unlabelled
 from robustscape.evaluation.accuracy import Evaluating
 from robustscape.models.preact_resnet import PreActResNet
 from robustscape.objectives.at import AT
@@ -59,3 +61,19 @@ def cifar10_jpeg_trades_small() -> Run:
     run = cifar10_jpeg_at_small()
     objective = TRADES(attack=replace(_ATTACK, start="gaussian"))
     return replace(run, objective=objective, training=replace(run.training, track_attack=_ATTACK))
+
+
+def cifar10_jpeg_teacher_small() -> Run:
+    """Train a narrow PreActResNet-18 without an adversary on 800 CIFAR-10 (JPEG) images, to label 3,200 others.
+
+    These others, and its labels, are what the small variants of the papers' runs on unlabelled images take.
+    """
+    run = cifar10_jpeg_at_small()
+    return replace(
+        run,
+        data=Folder(path="cifar10-jpeg", name="CIFAR-10 (JPEG)", per_class=400),
+        objective=Natural(),
+        unlabelled=Unlabelled(hide=0.8),
+        augment=CropFlip(),
+        training=replace(run.training, epochs=60),
+    )

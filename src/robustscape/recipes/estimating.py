@@ -13,6 +13,7 @@ from robustscape.data.cifar10 import CIFAR10
 from robustscape.data.cifar100 import CIFAR100
 from robustscape.data.digits import Digits
 from robustscape.data.folder import Folder
+from robustscape.data.imagenet32 import ImageNet32
 from robustscape.data.mnist import MNIST
 from robustscape.data.svhn import SVHN
 from robustscape.models.preact_resnet import PreActResNet
@@ -48,6 +49,7 @@ _KNOWN: dict[type, Size] = {
     CIFAR10: Size(image=(3, 32, 32), classes=10, n=50_000),
     CIFAR100: Size(image=(3, 32, 32), classes=100, n=50_000),
     SVHN: Size(image=(3, 32, 32), classes=10, n=73_257),
+    ImageNet32: Size(image=(3, 32, 32), classes=1000, n=1_281_167),
     MNIST: Size(image=(1, 28, 28), classes=10, n=60_000),
     Digits: Size(image=(1, 8, 8), classes=10, n=1_347),
 }
@@ -62,7 +64,7 @@ def size_of(data: DataSource) -> Size | None:
     known = _KNOWN.get(kind)
     if known is None or isinstance(data, Digits):
         return known
-    assert isinstance(data, CIFAR10 | CIFAR100 | SVHN | MNIST | Folder), "data without a choice of classes"
+    assert isinstance(data, CIFAR10 | CIFAR100 | SVHN | ImageNet32 | MNIST | Folder), "data without a choice of classes"
     classes = known.classes if data.classes is None else len(data.classes)
     held = data.validation if isinstance(data.validation, int) else round(data.validation * known.n)
     n = round((known.n - held) * classes / known.classes)
@@ -145,8 +147,14 @@ def work(run: Run) -> float | None:
     size = size_of(run.data)
     if size is None:
         return None
-    forwards = run.training.epochs * size.n * forwards_of_step(run.objective, run.weights)
+    forwards = run.training.epochs * _examples(run, size) * forwards_of_step(run.objective, run.weights)
     return forwards * operations(run.model, size.image, size.classes)
+
+
+def _examples(run: Run, size: Size) -> int:
+    """Return the examples of an epoch: those that keep their labels, or as many as a mixture is said to have."""
+    hide = run.unlabelled.hide or 0
+    return run.unlabelled.size or size.n - (hide if isinstance(hide, int) else round(hide * size.n))
 
 
 def seconds(run: Run) -> float | None:

@@ -8,8 +8,10 @@ from robustscape.data.augment import Augmentation, Chain, CropFlip
 from robustscape.data.cifar10 import CIFAR10
 from robustscape.data.cifar100 import CIFAR100
 from robustscape.data.folder import Folder
+from robustscape.data.imagenet32 import ImageNet32
 from robustscape.data.mnist import MNIST
 from robustscape.data.svhn import SVHN
+from robustscape.data.unlabelled import Unlabelled
 from robustscape.data.warp import CropResize, Rotate
 from robustscape.models.lenet import LeNet
 from robustscape.models.linear import Linear
@@ -27,7 +29,16 @@ from robustscape.weights.awp import AWP
 _SHORTER = 5
 _FEWEST_EPOCHS = 5
 _PER_CLASS = 400
+_IMAGES = 10 * _PER_CLASS
 _EVALUATED = 500
+
+_ANIMALS = (2, 3, 4, 5, 6, 7)
+_VEHICLES = (0, 1, 8, 9)
+PSEUDO_LABELS = "pseudo_labels_small.npz"
+"""The file that small runs on unlabelled images take them from: what ``cifar10_jpeg_teacher_small`` sees in them."""
+
+HIDDEN = 0.8
+"""How much of the training set loses its labels in them."""
 
 
 def smaller(run: Run) -> Run:
@@ -37,6 +48,10 @@ def smaller(run: Run) -> Run:
     and SVHN too), a fifth of the epochs but at least five, AWP's warm-up as much shorter. An average remembers as many
     epochs as before. No crops, flips and rotations, with which narrow networks hardly overfit. CIFAR-10 is taken from
     the folder ``cifar10-jpeg``. Judged by PGD on 500 images.
+
+    In place of Carmon's images, ``HIDDEN`` of the training set loses its labels and is read from ``PSEUDO_LABELS``. In
+    place of ImageNet, CIFAR-10's six animals; what begins with another recipe's run begins with that of its small
+    variant and learns the four vehicles.
     """
     epochs = max(min(run.training.epochs, _FEWEST_EPOCHS), run.training.epochs // _SHORTER)
     weights = run.weights
@@ -45,7 +60,9 @@ def smaller(run: Run) -> Run:
     evaluation = replace(run.evaluation, suite="quick", restarts=min(run.evaluation.restarts, 2), n=_EVALUATED)
     return replace(
         run,
-        data=_fewer(run.data),
+        data=_fewer(run.data) if run.start is None else _part(_VEHICLES),
+        unlabelled=_hidden(run.unlabelled),
+        start=None if run.start is None else f"{run.start}_small",
         model=_narrower(run.model),
         weights=weights,
         augment=_unmoved(run.augment),
@@ -57,11 +74,26 @@ def smaller(run: Run) -> Run:
 def _fewer(data: DataSource) -> DataSource:
     """Return a data set with few of its training images."""
     if isinstance(data, CIFAR10):
-        return Folder(path="cifar10-jpeg", name="CIFAR-10 (JPEG)", classes=data.classes, per_class=_PER_CLASS)
+        return _part(data.classes)
+    if isinstance(data, ImageNet32):
+        return _part(_ANIMALS)
     if isinstance(data, CIFAR100):
         return replace(data, per_class=_PER_CLASS // 10)
     assert isinstance(data, MNIST | SVHN), "a data set that no row has"
     return replace(data, per_class=_PER_CLASS)
+
+
+def _part(classes: tuple[int, ...] | None) -> Folder:
+    """Return some classes of CIFAR-10, None for all, with about as many images whatever their number."""
+    name, count = "CIFAR-10 (JPEG)", 10 if classes is None else len(classes)
+    return Folder(path="cifar10-jpeg", name=name, classes=classes, per_class=_IMAGES // count)
+
+
+def _hidden(unlabelled: Unlabelled) -> Unlabelled:
+    """Return unlabelled images that are those of the training set itself, their labels hidden."""
+    if unlabelled.source is None:
+        return unlabelled
+    return replace(unlabelled, source=PSEUDO_LABELS, size=_IMAGES, hide=HIDDEN)
 
 
 def _narrower(model: Architecture) -> Architecture:
@@ -88,6 +120,6 @@ def _shorter(training: Training, epochs: int) -> Training:
     """Return a training of so many epochs; an average remembers as many of the short epochs as before of the long."""
     ema = training.ema
     if ema is not None:
-        ema = max(0.0, 1 - (1 - ema) * 50_000 / (10 * _PER_CLASS))
+        ema = max(0.0, 1 - (1 - ema) * 50_000 / _IMAGES)
     track = min(training.track, _EVALUATED)
     return replace(training, epochs=epochs, ema=ema, track=track, track_every=max(2, training.track_every // 2))

@@ -4,6 +4,10 @@ The grids and the settings of table 1 are those of the supplement and of the aut
 Nesterov momentum, as in the code: the text's 0.005 is another row of the supplement. The attack is PGD-7 at 8/255 with
 steps of 0.007, of which the input of largest loss is kept, as in the code, whose eps is 0.0314. Their early stopping is
 on test images; here ``best`` is chosen on validation.
+
+Where the code pads a crop with the data's mean colour before AutoAugment, the crop here is padded with black. The
+released settings of +Unlabeled have AutoAugment on; the text says that methods are put on top of the baseline, whose
+crops the row has.
 """
 
 from __future__ import annotations
@@ -14,7 +18,13 @@ from dataclasses import replace
 from robustscape.attacks.friendly import Friendly
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
+from robustscape.data.augment import Chain, CropFlip
+from robustscape.data.autoaugment import AutoAugment
 from robustscape.data.cifar10 import CIFAR10
+from robustscape.data.erase import Cutout
+from robustscape.data.pseudo_labelled import CARMON
+from robustscape.data.targets import Targets
+from robustscape.data.unlabelled import Unlabelled
 from robustscape.data.warp import CropResize
 from robustscape.evaluation.accuracy import Evaluating
 from robustscape.models.activations import Activation
@@ -23,6 +33,7 @@ from robustscape.objectives.at import AT
 from robustscape.objectives.fat import FAT
 from robustscape.objectives.mart import MART
 from robustscape.objectives.part_at import PartAT
+from robustscape.objectives.rst import RST
 from robustscape.objectives.self_supervised import SelfSupervised
 from robustscape.objectives.trades import TRADES
 from robustscape.recipes import _rice
@@ -65,8 +76,11 @@ def _at() -> Run:
 
 
 def _table1() -> _Entries:
+    yield "+Unlabeled", "Carmon's images, 70 %", _unlabelled()
     yield "Cyclic", "2 cycles of 30 epochs", _cyclic(2)
+    yield "AutoAugment", "and cutout of 16 pixels", _autoaugmented()
     yield "AT-AWP", "xi 0.01", _awp(0.01)
+    yield "Label noise", "tau 0.3", _towards(Targets(noise=0.3))
     yield "Weight clipping", "w_max 0.005", _trained(replace(_TRAINING, clip_weights=0.005))
     yield "TRADES", "lambda 6", _minimising(TRADES(attack=_ATTACK, beta=6.0))
     yield "Self-supervision", "lambda 4", _minimising(_self_supervised(4.0))
@@ -79,6 +93,7 @@ def _table1() -> _Entries:
     yield "Larger eps=9/255", "", _minimising(AT(attack=_ATTACK.at(9 / 255)))
     yield "MART", "lambda 6", _minimising(MART(attack=_ATTACK, beta=6.0))
     yield "GeLU", "", _activated("gelu")
+    yield "Label smoothing", "tau 0.3", _towards(Targets(smoothing=0.3))
     yield "AT (baseline)", "", _at()
 
 
@@ -104,6 +119,10 @@ def _figure7() -> _Entries:
         yield f"MART, lambda {beta}", "", _minimising(MART(attack=_ATTACK, beta=float(beta)))
     for weight in (0.5, 1.0, 2.0, 4.0, 8.0):
         yield f"self-supervision, lambda {weight:g}", "", _minimising(_self_supervised(weight))
+    for tau in (0.1, 0.2, 0.3):
+        yield f"label smoothing {tau:g}", "", _towards(Targets(smoothing=tau))
+    for tau in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5):
+        yield f"label noise {tau:g}", "", _towards(Targets(noise=tau))
     for most in (0.005, 0.01, 0.025):
         yield f"weight clipping {most:g}", "", _trained(replace(_TRAINING, clip_weights=most))
     for tau in (0.98, 0.985, 0.99, 0.9975):
@@ -140,6 +159,22 @@ def _decayed(decay: float) -> Run:
 def _minimising(objective: Objective) -> Run:
     """Return the baseline with another objective, tracked as it was."""
     return replace(_trained(replace(_TRAINING, track_attack=_ATTACK)), objective=objective)
+
+
+def _towards(targets: Targets) -> Run:
+    """Return the baseline with soft or noisy labels."""
+    return replace(_at(), targets=targets)
+
+
+def _unlabelled() -> Run:
+    """Return the baseline with pseudo-labelled images in its batches, an epoch as long as it was."""
+    run = _minimising(replace(RST.stutz(), attack=_ATTACK))
+    return replace(run, unlabelled=Unlabelled(source=CARMON, share=0.7))
+
+
+def _autoaugmented() -> Run:
+    mean = Cutout(size=16, inside=False, fill=AutoAugment.stutz().fill)
+    return replace(_at(), augment=Chain(first=CropFlip(), second=AutoAugment.stutz(), third=mean))
 
 
 def _activated(activation: Activation) -> Run:

@@ -15,7 +15,7 @@ from robustscape.data.augment import Chain, CropFlip
 from robustscape.data.erase import Cutout
 from robustscape.data.warp import Rotate
 from robustscape.models.wide_resnet import WideResNet
-from robustscape.recipes import _rice
+from robustscape.recipes import _more_data, _rice
 from robustscape.recipes.row import Row, rows_of
 from robustscape.recipes.run import Run
 from robustscape.training.optimizers.sgd import SGD
@@ -23,6 +23,7 @@ from robustscape.weights.awp import AWP
 from robustscape.weights.rwp import RWP
 
 _SIZES = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2)  # of figure 2b
+_FIRST_STAGE = "runs/wu_table2_pre_training_first_stage"
 _RANGE = (1e-4, 1e-3, 5e-3, 1e-2, 0.1, 0.3, 0.6, 1.0, 2.0)  # of figure 3c
 
 
@@ -61,6 +62,7 @@ def _figure1b() -> _Entries:
     yield "AT", "", run
     yield "TRADES", "beta 6", _rice.trades(run)
     yield "MART", "beta 5", _rice.mart(run, beta=5.0)
+    yield "RST", "beta 6, Carmon's images", _more_data.rst(run)
 
 
 def _table1() -> _Entries:
@@ -72,7 +74,7 @@ def _table1() -> _Entries:
 
 
 def _table2() -> _Entries:
-    """WideResNet-34-10; TRADES and MART without constants in the network, as their code."""
+    """WideResNet-34-10, on more data 28-10; TRADES, MART and RST without constants in the network, as their code."""
     run = replace(_at(), augment=CropFlip())
     mean, std = _rice.CIFAR10_CONSTANTS
     evaluation = replace(run.evaluation, suite="wu", step_size=None)
@@ -82,10 +84,19 @@ def _table2() -> _Entries:
         "AT": ("", wide),
         "TRADES": ("beta 6", _rice.trades(bare)),
         "MART": ("beta 6", _rice.mart(bare, beta=6.0)),
+        "Pre-training": ("50 epochs", _more_data.tuned(28, _FIRST_STAGE)),
+        "RST": ("beta 6, Carmon's images", _rst(replace(bare, model=WideResNet(depth=28, width=10)))),
     }
-    for method, (setting, made) in methods.items():
+    yield _more_data.FIRST_STAGE, "ImageNet 32x32", _more_data.first_stage(28)
+    for method, (setting, trained) in methods.items():
+        made = replace(trained, evaluation=evaluation)
         yield method, setting, made
         yield f"{method}-AWP", ", ".join(filter(None, (setting, "gamma 0.005"))), _awp(made)
+
+
+def _rst(run: Run) -> Run:
+    """Return the run by RST in Carmon's batches."""
+    return _more_data.rst(replace(run, training=replace(run.training, batch_size=256)))
 
 
 def _figure2a() -> _Entries:
@@ -124,3 +135,4 @@ def _figure3d() -> _Entries:
         yield f"{norm}, L2 regularisation", "5e-3", _rice.with_l2(run)
         cutout = Chain(first=CropFlip(mode="reflect"), second=Cutout(size=14))
         yield f"{norm}, cutout", "14 pixels", replace(run, augment=cutout)
+        yield f"{norm}, mixup", "alpha 1.4", _rice.with_mixup(run)

@@ -13,10 +13,12 @@ from dataclasses import replace
 from robustscape.data.augment import Chain, CropFlip
 from robustscape.data.erase import Cutout
 from robustscape.models.wide_resnet import WideResNet
-from robustscape.recipes import _rice
+from robustscape.recipes import _more_data, _rice
 from robustscape.recipes.row import Row, rows_of
 from robustscape.recipes.run import Run
 from robustscape.weights.amp import AMP
+
+_FIRST_STAGE = "runs/yan_table3_pre_training_first_stage"
 
 
 def rows() -> tuple[Row, ...]:
@@ -64,11 +66,15 @@ def _table2() -> _Entries:
 def _table3() -> _Entries:
     evaluation = replace(_at().evaluation, suite="wu", step_size=None)
     bare = _wide(_at(), constants=False)
+    mixed = replace(bare, training=replace(bare.training, batch_size=256))
     methods = {
         "AT": ("", _wide(_at())),
         "TRADES": ("beta 6", _rice.trades(bare)),
         "MART": ("beta 6", _rice.mart(bare, beta=6.0)),
+        "Pre-training": ("50 epochs", _more_data.tuned(34, _FIRST_STAGE)),
+        "RST": ("beta 6, Carmon's images", _more_data.rst(mixed)),
     }
+    yield _more_data.FIRST_STAGE, "ImageNet 32x32", _more_data.first_stage(34)
     for method, (setting, made) in methods.items():
         run = replace(made, evaluation=evaluation)
         yield method, setting, run
@@ -79,6 +85,7 @@ def _regularised(norm: str) -> _Entries:
     run = _at(norm=norm)
     yield "AT + L1", "5e-6", _rice.with_l1(run)
     yield "AT + L2", "5e-3", _rice.with_l2(run)
+    yield "AT + mixup", "alpha 1.4", _rice.with_mixup(run)
     yield "AT + cutout", "14 pixels", replace(run, augment=Chain(first=CropFlip(), second=Cutout(size=14)))
     yield "AT", "", run
     yield "AT-AMP", "delta 0.1", _amp(run)
