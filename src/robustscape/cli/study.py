@@ -13,6 +13,7 @@ from textwrap import fill
 from robustscape.cli.arguments import parse
 from robustscape.cli.components import SPREAD
 from robustscape.cli.display import follow, note, out, terminal_width
+from robustscape.cli.recipes import duration
 from robustscape.cli.sources import nouns, wants_help
 from robustscape.config import found_in, nearest
 from robustscape.report.study import StudyResult

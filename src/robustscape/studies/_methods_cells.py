@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -238,5 +239,7 @@ def _right(error: Number) -> Number:
     return replace(error, value=1 - error.value, low=1 - error.high, high=1 - error.low)
 
 
-def _plain(number: Number | Estimate) -> dict[str, float]:
-    return {"value": number.value, "low": number.low, "high": number.high}
+def _plain(number: Number | Estimate) -> dict[str, float | None]:
+    """Return a number with the ends of its interval, None where that has no end."""
+    ends = {end: getattr(number, end) for end in ("low", "high")}
+    return {"value": number.value, **{end: value if math.isfinite(value) else None for end, value in ends.items()}}

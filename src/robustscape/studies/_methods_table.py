@@ -80,7 +80,10 @@ def _row(method: Method, values: Sequence[Plain], seconds: float | None, first: 
 def _mean(values: Sequence[Plain], name: str, scale: float) -> Quantity | None:
     """Return a number's mean over the seeds that did not diverge, None for none."""
     numbers = [value["numbers"][name] for value in values if name in value.get("numbers", {})]
-    return mean([Quantity(**{end: scale * number[end] for end in ("value", "low", "high")}) for number in numbers])
+    ends = ("value", "low", "high")
+    return mean(
+        [Quantity(**{end: scale * number[end] for end in ends if number[end] is not None}) for number in numbers]
+    )
 
 
 def _seconds(values: Sequence[Plain]) -> float | None:
@@ -108,8 +111,8 @@ def _settings(base: Run, average: AverageFlatness, worst: WorstFlatness, n: int)
         "epoch that is best on validation, by the training's own attack (natural: by clean accuracy). Best − last and "
         "train − test are of robust accuracy, train − test of one network.",
         f"Flatness is of the last network on the first {n} test images: average-case by {average.samples} "
-        f"perturbations of radius {average.xi:g} (Stutz 2021, equation 3), worst-case by {worst.restarts} restart(s) of "
-        f"{worst.steps} steps, radius {worst.xi:g} (equation 5).",
+        f"perturbations of radius {average.xi:g} (Stutz 2021, equation 3), worst-case by {worst.restarts} restart(s) "
+        f"of {worst.steps} steps, radius {worst.xi:g} (equation 5).",
         "An epoch's seconds are the median over the training, the fewest of the seeds, without tracking, beside "
         "whatever else the machine did: `robustscape bench overheads` compares times.",
         "± is the sample standard deviation over seeds, which draw weights, order and training images; in brackets the "
