@@ -116,6 +116,7 @@ def test_end_to_end_rst_trains_on_what_a_network_says_of_hidden_images(tmp_path)
     assert numbers["fall"]["value"] == pytest.approx(fall, abs=1e-9)
     (row,) = result.shown.table.rows
     assert all(cell is not None for cell in row[:13])
+    assert any(note.startswith(f"One thread a network, float32, on {rst['device']}; ") for note in result.shown.notes)
 
 
 def test_end_to_end_the_snapshots_of_pas_are_judged_as_one_too():
@@ -163,7 +164,7 @@ def _value(gap, last, *, loss=1.0, flat=0.5, seconds=2.0):
         **{"gap_last": gap, "robust_last": last, "loss": loss, "flatness": flat},
     }
     numbers = {name: {"value": value, "low": value - 0.1, "high": value + 0.1} for name, value in each.items()}
-    return {"numbers": numbers, "seconds": seconds, "best": 1, "history": [], "warnings": []}
+    return {"numbers": numbers, "seconds": seconds, "best": 1, "history": [], "device": "a CPU", "warnings": []}
 
 
 def _shown(values):
@@ -201,6 +202,10 @@ def test_closed_form_robust_loss_and_flatness_are_correlated_over_the_rows():
     (words,) = (note for note in _shown(values).notes if note.startswith("Robust loss against"))
     assert words.startswith("Robust loss against average-case flatness over the 5 rows: Pearson 0.94 [")
     assert "Spearman 1.00 [" in words
+    far = {**values, "natural": [_value(0.2, 0.3, loss=9, flat=-1000)]}
+    (all_rows, without) = (note for note in _shown(far).notes if note.startswith("Robust loss against"))
+    assert "over the 6 rows: Pearson -0." in all_rows
+    assert without == words.replace("5 rows:", "5 rows of training with an adversary:")
 
 
 # -- commands ------------------------------------------------------------------------------------------

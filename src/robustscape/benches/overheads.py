@@ -116,11 +116,12 @@ class OverheadsBench:
     def _at(self) -> AT:
         return AT(attack=attack_of(self.eps, self.steps))
 
-    def _perturbed(self) -> dict[str, _How]:
+    def _perturbed(self) -> Mapping[str, _How]:
         """Return every objective but AT by itself, and AT under every weight perturbation."""
         at = self._at()
-        objectives = {name: (named("Objective", name, old=at), None) for name in members("Objective") if name != _AT}
-        return objectives | {name: (at, named("WeightPerturbation", name)) for name in members("WeightPerturbation")}
+        objectives = [name for name in members("Objective") if name != _AT]
+        found: dict[str, _How] = {name: (named("Objective", name, old=at), None) for name in objectives}
+        return found | {name: (at, named("WeightPerturbation", name)) for name in members("WeightPerturbation")}
 
     def _trainer(
         self, objective: Objective, weights: WeightPerturbation | None, training: Training | None = None

@@ -28,12 +28,12 @@ from robustscape.recipes.execute import train
 from robustscape.recipes.given import loaded
 from robustscape.recipes.labelling import labelling
 from robustscape.recipes.run import Run
-from robustscape.results import provenance
+from robustscape.results import device_name, provenance
 from robustscape.studies._methods_looks import Looks, looking
 from robustscape.studies.study import Cell
 from robustscape.training.log import EpochLog, read_log
 from robustscape.training.loop import Step
-from robustscape.types import Diverged, Plain, Splits
+from robustscape.types import Diverged, Images, Plain, Splits
 
 _Work: TypeAlias = Generator[tuple[int, int], None, Plain]
 
@@ -138,7 +138,7 @@ class Trained:
         Returns:
             "numbers": name to value, low and high, see ``_numbers``. "seconds": median wall-clock seconds of an epoch,
             tracking excluded. "best": the epoch that is best on validation. "history": robust accuracy on validation
-            of each epoch that was tracked. "warnings": what the guards noticed. Or "diverged": why the training ended.
+            of each epoch that was tracked. "device": the processor. "warnings": what the guards noticed. Or "diverged": why the training ended.
         """
         run = self.run if self.labels is None else self._with_labels(folder, values[self.labels])
         looks, total = replace(self._looks(), run=run), 1
@@ -155,6 +155,7 @@ class Trained:
             "seconds": median(entry.seconds for entry in epochs),
             "best": max(entry.epoch for entry in epochs if entry.selected),
             "history": [_on_validation(entry) for entry in epochs if entry.tracked],
+            "device": device_name(run.runtime.torch_device()),
             "warnings": [f"epoch {entry.epoch}: {text}" for entry in epochs for text in entry.warnings],
         }
 
@@ -203,7 +204,7 @@ def _as(work: Generator[Any, None, Any], begin: int, total: int) -> Generator[tu
         yield begin + (total - begin) * done // max(of, 1), total
 
 
-def _hidden(run: Run) -> Any:
+def _hidden(run: Run) -> Images:
     assert run.unlabelled.hide is not None, "labels are hidden"
     return hidden_part(run.data.load(seed=run.seed), run.unlabelled.hide, seed=run.seed)
 

@@ -115,7 +115,7 @@ def methods(run: Run) -> tuple[Method, ...]:
     return (
         Method(name="at", title="AT", seeds=THREE),
         *_weights(),
-        *_averages(run.training.epochs),
+        *_averages(run),
         *_regularised(),
         *_objectives(run),
         *_data(run),
@@ -139,9 +139,9 @@ def _w(weights: object) -> dict[str, Any]:
     return {"weights": weights}
 
 
-def _averages(epochs: int) -> tuple[Method, ...]:
-    begins = epochs // 2 + 1
-    ema = {"ema": 0.995, "statistics": "clean"}
+def _averages(run: Run) -> tuple[Method, ...]:
+    begins = run.training.epochs // 2 + 1
+    ema = {"ema": 0.995, "statistics": "clean" if isinstance(run.model, PreActResNet) else "auto"}
     swa = {"swa_start": begins, "swa_lr": 0.02}
     pas = {
         "eps": Periodic(of=Rise(high=2.0), resets=(0.5, 0.75)),

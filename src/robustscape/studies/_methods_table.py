@@ -11,6 +11,7 @@ from robustscape.recipes.run import Run
 from robustscape.report.quantities import Quantity, mean
 from robustscape.report.study import Shown
 from robustscape.report.tables import Cell, Column, Table
+from robustscape.results import versions
 from robustscape.studies._methods_rows import Method
 from robustscape.types import Plain
 
@@ -61,6 +62,7 @@ def shown(
         table=Table(columns=columns, rows=rows),
         notes=(
             *_settings(base, average, worst, n),
+            *_made_on(found),
             *_correlated(found),
             *_against(found, reference),
             *_said(found, first),
@@ -120,6 +122,13 @@ def _settings(base: Run, average: AverageFlatness, worst: WorstFlatness, n: int)
     )
 
 
+def _made_on(found: Mapping[Method, Sequence[Plain]]) -> tuple[str, ...]:
+    """Return processors and versions; a cell's file stands for its versions, so those are the present ones."""
+    devices = dict.fromkeys(value["device"] for values in found.values() for value in values if "device" in value)
+    libraries = ", ".join(f"{name} {number}" for name, number in versions().items())
+    return (f"One thread a network, float32, on {', '.join(devices)}; {libraries}.",) if devices else ()
+
+
 def _size(base: Run) -> str:
     """Return depth and width of the network as "-18(16)", of one without a depth "(2)"."""
     depth, width = getattr(base.model, "depth", ""), getattr(base.model, "width", "")
@@ -127,18 +136,27 @@ def _size(base: Run) -> str:
 
 
 def _correlated(found: Mapping[Method, Sequence[Plain]]) -> tuple[str, ...]:
-    """Return how robust loss and flatness go together over the rows, "" where there are too few."""
+    """Return how robust loss and flatness go together over the rows, and over those of training with an adversary."""
+    with_adversary = {method: values for method, values in found.items() if method.name not in _WITHOUT}
+    said = [_correlation(found, "")]
+    if len(with_adversary) < len(found):
+        said.append(_correlation(with_adversary, " of training with an adversary"))
+    return tuple(said)
+
+
+_WITHOUT = ("natural", "noise")
+
+
+def _correlation(found: Mapping[Method, Sequence[Plain]], which: str) -> str:
     rows = [[_mean(values, name, 1) for name in ("loss", "flatness")] for values in found.values()]
     pairs = [(loss.value, flat.value) for loss, flat in rows if loss is not None and flat is not None]
+    some = f"over the {len(pairs)} rows{which}"
     if len(pairs) < LEAST or any(len({pair[place] for pair in pairs}) == 1 for place in (0, 1)):
-        return (
-            f"Robust loss and average-case flatness are not correlated over {len(pairs)} rows: that needs {LEAST}.",
-        )
-    loss, flat = zip(*pairs, strict=True)
-    both = correlation(loss, flat)
+        return f"Robust loss and average-case flatness are not correlated {some}: that needs {LEAST} that differ."
+    both = correlation(*zip(*pairs, strict=True))
     return (
-        f"Robust loss against average-case flatness over the {both.n} rows: Pearson {_words(both.pearson)}, Spearman "
-        f"{_words(both.spearman)}.",
+        f"Robust loss against average-case flatness {some}: Pearson {_words(both.pearson)}, Spearman "
+        f"{_words(both.spearman)}."
     )
 
 
