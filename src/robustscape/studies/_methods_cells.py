@@ -138,8 +138,8 @@ class Trained:
         Returns:
             "numbers": name to value, low and high, see ``_numbers``. "seconds": median wall-clock seconds of an epoch,
             tracking excluded. "best": the epoch that is best on validation. "history": robust accuracy on validation
-            of each epoch that was tracked. "device": the processor. "warnings": what the guards noticed. Or "diverged": why
-            the training ended.
+            of each epoch that was tracked. "device": the processor. "warnings": what the guards noticed. Or "diverged":
+            why the training ended.
         """
         run = self.run if self.labels is None else self._with_labels(folder, values[self.labels])
         looks, total = replace(self._looks(), run=run), 1

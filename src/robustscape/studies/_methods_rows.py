@@ -186,7 +186,7 @@ def _objectives(run: Run) -> tuple[Method, ...]:
     attack, half = run.objective.attack, Unlabelled(hide=0.5)
     assert isinstance(attack, PGD), "what base gives"
     trades = TRADES(attack=replace(attack, start="gaussian"))
-    rotations = SelfSupervised(attack=attack, form="half", head="mlp", weight=4.0)
+    rotations = SelfSupervised(attack=attack, form="half")
     rst = {"objective": RST(attack=attack, form="at"), "unlabelled": half}
     both = {"objective": trades, "weights": AWP()}
     return (
@@ -208,7 +208,10 @@ def _objectives(run: Run) -> tuple[Method, ...]:
         ),
         Method(name="rst", title="RST of AT", setting="half of the labels hidden", change=rst, lessens=True),
         Method(
-            name="self-supervision", title="Self-supervision", setting="lambda 4, half", change={"objective": rotations}
+            name="self-supervision",
+            title="Self-supervision",
+            setting="lambda 0.5, half of each batch rotated",
+            change={"objective": rotations},
         ),
         Method(name="fat", title="FAT", setting="tau 0, 1, 2", change={"objective": FAT(attack=attack)}),
         Method(
