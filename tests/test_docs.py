@@ -129,7 +129,7 @@ def test_end_to_end_python_in_the_documents_runs(code, elsewhere, monkeypatch, c
 @pytest.mark.slow
 @pytest.mark.parametrize("command", list(_commands()))
 def test_end_to_end_commands_in_the_documents_are_understood(command, elsewhere, monkeypatch, capsys):
-    """Every option is read and every component made; a training is only said, nothing measured, a study small."""
+    """Every option is read and every component made; training and methods are only said, no measure, a study small."""
     monkeypatch.chdir(elsewhere)
     asked = []
     monkeypatch.setattr("robustscape.cli.evaluate.evaluate", lambda *job: asked.append(job) or [])
@@ -139,6 +139,7 @@ def test_end_to_end_commands_in_the_documents_are_understood(command, elsewhere,
     monkeypatch.setattr("robustscape.cli.figure.main", asked.append)
     verb, *words = shlex.split(command)[1:]
     more = {"train": ["--dry-run"], "demo": ["--help"], "study": ["--scale", "small"]}.get(verb, [])
+    more += ["--scale", "tiny", "--dry-run"] * (verb == "bench" and words[0] == "methods")
     try:
         code = main([verb, *words, *more])
     except SystemExit as end:  # how tyro ends after help and after what it cannot read

@@ -18,7 +18,7 @@ from robustscape.training.method import Method, method
 from robustscape.training.optimizers.sgd import SGD
 from robustscape.training.settings import Training
 from robustscape.training.step import step
-from robustscape.types import WeightPerturbation
+from robustscape.types import Batch, Objective, WeightPerturbation
 
 # A rate as in practice would let the loss run away on random labels; what a step costs does not depend on it.
 _OPTIMIZER = SGD(lr=1e-3, momentum=0.9, weight_decay=5e-4)
@@ -95,16 +95,28 @@ class Trainer:
         steps: Steps of the inner PGD.
         eps: Its radius.
         weights: Weight perturbation under every step, None for none.
+        objective: What is minimised, None for AT by that PGD.
+        training: Further settings; batch and optimiser are the bench's.
     """
 
-    def __init__(self, problem: Problem, *, steps: int, eps: float, weights: WeightPerturbation | None = None) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        steps: int,
+        eps: float,
+        weights: WeightPerturbation | None = None,
+        objective: Objective | None = None,
+        training: Training | None = None,
+    ) -> None:
         self.batch = problem.examples()
-        self.model: nn.Module = problem.placed()
-        settings = Training(batch_size=problem.batch, optimizer=_OPTIMIZER)
-        self.how: Method = method(self.model, AT(attack=attack_of(eps, steps)), weights, settings, problem.runtime)
+        objective = objective or AT(attack=attack_of(eps, steps))
+        self.model: nn.Module = objective.prepare(problem.placed())
+        settings = replace(training or Training(), batch_size=problem.batch, optimizer=_OPTIMIZER)
+        self.how: Method = method(self.model, objective, weights, settings, problem.runtime)
         self.optimizer: torch.optim.Optimizer = _OPTIMIZER.build(self.model)
 
-    def step(self) -> int:
-        """Take a step; return its examples."""
-        step(self.how, self.optimizer, self.batch, done=0, total=1, seed=0)
+    def step(self, batch: Batch | None = None, *, done: int = 0, total: int = 1) -> int:
+        """Take a step, number ``done`` of ``total``, on the batch or on another; return its examples."""
+        step(self.how, self.optimizer, batch or self.batch, done=done, total=total, seed=0)
         return len(self.batch)

@@ -12,14 +12,17 @@ from typing import Any
 
 from robustscape.benches.harness import Bench
 from robustscape.benches.result import BenchResult, Spread, slower
+from robustscape.cli import study
 from robustscape.cli.arguments import parse
 from robustscape.cli.components import SPREAD
 from robustscape.cli.display import follow, out, value_words
 from robustscape.cli.sources import nouns, wants_help
 from robustscape.config import found_in, is_component, nearest
 from robustscape.results import load, save
+from robustscape.studies.methods import Methods
 from robustscape.types import BadInput
 
+_STUDY = Methods.name
 _NOT_IN_NAME = ("pairs", "warmup")  # how long was measured, not what
 
 
@@ -42,13 +45,18 @@ class Options:
 
 
 def main(arguments: list[str]) -> None:
-    """Run the named benches, by default all; print and write what they find.
+    """Run the named benches, by default all but methods; print and write what they find.
 
     Raises:
         BadInput: no such bench, a wrong option, or nothing to compare with.
     """
     words, options = nouns(arguments)
+    if words == [_STUDY]:  # a study's options; of its one table --only can only mean the methods
+        study.main([_STUDY, *("--methods" if word == "--only" else word for word in options)])
+        return
     known = benches()
+    if _STUDY in words:
+        raise BadInput(f"bench {_STUDY} takes hours and has options of its own; ask for it alone")
     unknown = next((word for word in words if word not in (*known, "all")), None)
     if unknown is not None:
         raise BadInput(f"there is no bench {unknown!r}{nearest(unknown, known)}; there are: {', '.join(known)}, all")
@@ -80,6 +88,7 @@ def _overview(known: dict[str, type[Bench]]) -> None:
     width = max(map(len, known))
     for name, kind in known.items():
         out(f"  {name:<{width}}  {(inspect.getdoc(kind) or '').partition(chr(10))[0]}")
+    out(f"  {_STUDY:<{width}}  {(inspect.getdoc(Methods) or '').partition(chr(10))[0]} Hours, and only by itself.")
     out("\n`robustscape bench NAME --help` explains every option of one.")
 
 

@@ -13,15 +13,18 @@ from textwrap import fill
 from robustscape.cli.arguments import parse
 from robustscape.cli.components import SPREAD
 from robustscape.cli.display import follow, note, out, terminal_width
+from robustscape.cli.recipes import duration
 from robustscape.cli.sources import nouns, wants_help
 from robustscape.config import found_in, nearest
 from robustscape.report.study import StudyResult
 from robustscape.report.tables import to_csv, to_markdown, to_text
 from robustscape.results import save, written
 from robustscape.runtime import TRUTH, threads
-from robustscape.studies.runner import chosen, studying
-from robustscape.studies.study import Study
+from robustscape.studies.runner import chosen, planned, studying
+from robustscape.studies.study import Resumable, Study
 from robustscape.types import BadInput
+
+_ALONE = dataclasses.replace(TRUTH, device="cpu", threads=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +36,14 @@ class Options:
         only: Parts that are wanted, for example table1 table3; all where none is named.
         out: Folder that tables, figures and finished cells go to; by default runs/studies/NAME-SCALE.
         processes: Processes of one thread each that share the work; 0 for one each core.
+        dry_run: Say only which cells are done and which are to do, and about how long those take that can tell.
     """
 
     study: Study = field(metadata=SPREAD)
     only: tuple[str, ...] | None = None
     out: Path | None = None
     processes: int = 0
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -74,7 +79,10 @@ def main(arguments: list[str]) -> None:
     )
     study = options.study
     folder = options.out or Path("runs/studies") / f"{study.name}-{study.scale}"
-    with threads(dataclasses.replace(TRUTH, device="cpu", threads=1)):
+    if options.dry_run:
+        _plan(study, folder, options)
+        return
+    with threads(_ALONE):
         work = studying(study, out=folder, only=options.only or (), processes=options.processes or _cores())
         results = follow(work, name=study.name)
     for result in results:
@@ -99,6 +107,21 @@ def _overview(known: dict[str, type[Study]]) -> None:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _plan(study: Study, folder: Path, options: Options) -> None:
+    """Print the cells in the order of the work, done or to do, with their expected time."""
+    with threads(_ALONE):
+        cells = planned(study, out=folder, only=options.only or ())
+        left = {cell: cell.seconds() if isinstance(cell, Resumable) else None for cell, done in cells if not done}
+    width = max((len(cell.name) for cell, _ in cells), default=0)
+    for cell, done in cells:
+        seconds = left.get(cell)
+        known = "" if seconds is None else f", about {duration(seconds)}"
+        out(f"{cell.name:<{width}}  {'done' if done else 'to do'}{known}")
+    processes, whole = options.processes or _cores(), sum(seconds for seconds in left.values() if seconds)
+    share = f", about {duration(whole / processes)} in {processes} process(es)" if whole else ""
+    out(f"{len(cells) - len(left)} of {len(cells)} cells are done{share}")
 
 
 def _shown(result: StudyResult, folder: Path) -> None:

@@ -71,12 +71,32 @@ def size_of(data: DataSource) -> Size | None:
     return replace(known, classes=classes, n=n if data.per_class is None else min(n, classes * data.per_class))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """How often something takes an example through the network, by what is asked of it; shares of a batch count so.
+
+    Attributes:
+        forwards: Forwards alone.
+        inputs: Forwards with the gradient to the inputs, in eval mode.
+        weights: Forwards with the gradient to the weights, in train mode.
+    """
+
+    forwards: float
+    inputs: float
+    weights: float
+
+    @property
+    def work(self) -> float:
+        """Return the work of all, in forwards: a gradient to the inputs is one more, one to the weights another."""
+        return self.forwards + _PASS * self.inputs + _TRAINED * self.weights
+
+
 @cache
-def forwards_of_step(objective: Objective, weights: WeightPerturbation | None) -> float:
-    """Return how many forwards' work a training step is for each example of its batch, the attack included.
+def passes_of_step(objective: Objective, weights: WeightPerturbation | None) -> Passes:
+    """Return the passes of a training step for each example of its batch, the attack included.
 
     One step is taken on a linear stand-in that always gives the first class, the right one: early-stopped attacks take
-    all their steps. A gradient to the inputs counts as one forward more, one to the weights as another.
+    all their steps.
     """
     tally, examples, epochs = _Tally(), 4, 10**6
     model = objective.prepare(_StandIn(tally)).train()
@@ -95,7 +115,12 @@ def forwards_of_step(objective: Objective, weights: WeightPerturbation | None) -
     index = torch.arange(examples)
     batch = Batch(x=torch.full((examples, 1, 4, 4), 0.5), y=torch.zeros_like(index), index=index)
     step(how, settings.optimizer.build(model), batch, epochs - 1, epochs, seed=0)  # the last one: no warm-up
-    return tally.forwards / examples
+    return Passes(**{kind: rows / examples for kind, rows in tally.rows.items()})
+
+
+def forwards_of_step(objective: Objective, weights: WeightPerturbation | None) -> float:
+    """Return how many forwards' work a training step is for each example of its batch, the attack included."""
+    return passes_of_step(objective, weights).work
 
 
 @cache
@@ -168,10 +193,10 @@ def seconds(run: Run) -> float | None:
 
 
 class _Tally:
-    """Forwards counted; copies of a network count into the same one."""
+    """Examples counted by kind of pass; copies of a network count into the same one."""
 
     def __init__(self) -> None:
-        self.forwards = 0.0
+        self.rows = {"forwards": 0, "inputs": 0, "weights": 0}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Tally:
         return self
@@ -189,6 +214,6 @@ class _StandIn(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, (N, K)."""
-        cost = (_TRAINED if self.training else _PASS) if torch.is_grad_enabled() else 1
-        self.tally.forwards += cost * len(x)
+        kind = ("weights" if self.training else "inputs") if torch.is_grad_enabled() else "forwards"
+        self.tally.rows[kind] += len(x)
         return self.linear(x.flatten(1))

@@ -16,7 +16,7 @@ from robustscape.config import nearest, to_plain
 from robustscape.report.study import StudyResult
 from robustscape.results import SCHEMA, commit, now, provenance, read_json, stopwatch, versions, write_json
 from robustscape.runtime.pool import pooled
-from robustscape.studies.study import Cell, Study
+from robustscape.studies.study import Cell, Resumable, Study
 from robustscape.types import BadInput, Plain, Splits
 
 _UNITS = 100  # of progress, for each cell
@@ -29,7 +29,8 @@ def studying(
 
     A finished cell is a file ``out/cells/NAME-KEY.json``, written at once; KEY stands for its settings, the versions
     of robustscape and of what computes, and the data. So a killed study goes on from there, parts share cells, and
-    nothing is taken over from other settings. For the same bits with any number of processes, call it under
+    nothing is taken over from other settings. A cell that is ``Resumable`` keeps what it has begun in the folder of the
+    same name. For the same bits with any number of processes, call it under
     ``runtime.threads`` with one thread where ``processes`` is 1.
 
     Args:
@@ -56,7 +57,7 @@ def studying(
     missing = [cell for cell in wanted if cell not in found]
     share = dict.fromkeys(missing, 0)
     yield _UNITS * len(found), _UNITS * len(wanted)
-    while tasks := [_task(cell, found) for cell in missing if cell not in found and _ready(cell, found)]:
+    while tasks := [_task(cell, found, paths[cell]) for cell in missing if cell not in found and _ready(cell, found)]:
         made = _pooled(data, tasks, processes) if processes > 1 and len(tasks) > 1 else _turn(data, tasks)
         with closing(made):
             for task, (done, total, finished) in made:
@@ -81,6 +82,22 @@ def chosen(study: Study, only: Sequence[str]) -> tuple[str, ...]:
     if unknown is not None:
         raise BadInput(f"{study.name} has no {unknown!r}{nearest(unknown, known)}; there are: {', '.join(known)}")
     return tuple(part for part in known if not only or part in only)
+
+
+def planned(study: Study, *, out: Path, only: Sequence[str] = ()) -> tuple[tuple[Cell, bool], ...]:
+    """Return the cells that a study's parts are made from, in the order of the work, and which of them are done.
+
+    Args:
+        study: The study.
+        out: Its folder.
+        only: Parts that are wanted; all where none is named.
+
+    Raises:
+        BadInput: a part that the study does not have, or data that cannot be read.
+    """
+    wanted = _with_needs(cell for part in chosen(study, only) for cell in study.cells(part))
+    digest = _digest(study.data())
+    return tuple((cell, _path(out, cell, digest).exists()) for cell in wanted)
 
 
 def _result(study: Study, part: str, found: Mapping[Cell, Plain], data: Splits) -> StudyResult:
@@ -117,10 +134,11 @@ def _result(study: Study, part: str, found: Mapping[Cell, Plain], data: Splits) 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Task:
-    """A cell and the values that it needs."""
+    """A cell, the values that it needs, and the folder that it may keep what it has begun in."""
 
     cell: Cell
     values: dict[Cell, Plain]
+    folder: Path
 
 
 def _with_needs(cells: Iterable[Cell]) -> list[Cell]:
@@ -135,8 +153,9 @@ def _ready(cell: Cell, found: Mapping[Cell, Plain]) -> bool:
     return all(need in found for need in cell.needs)
 
 
-def _task(cell: Cell, found: Mapping[Cell, Plain]) -> _Task:
-    return _Task(cell=cell, values={need: found[need]["value"] for need in cell.needs})
+def _task(cell: Cell, found: Mapping[Cell, Plain], path: Path) -> _Task:
+    values = {need: found[need]["value"] for need in cell.needs}
+    return _Task(cell=cell, values=values, folder=path.with_suffix(""))
 
 
 _Event = tuple[int, int, dict[str, Plain] | None]
@@ -175,7 +194,9 @@ def _digest(data: Splits) -> str:
 
 def _events(data: Splits, task: _Task) -> Iterator[_Event]:
     """Do one cell and tell how far it is, its value last."""
-    seconds, work = stopwatch(), task.cell.running(data, task.values)
+    cell, seconds = task.cell, stopwatch()
+    resumable = isinstance(cell, Resumable)
+    work = cell.resuming(task.folder, data, task.values) if resumable else cell.running(data, task.values)
     done, total = 0, 1
     while True:
         try:

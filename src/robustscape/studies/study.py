@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from robustscape.report.study import Shown
 from robustscape.types import Plain, Splits
@@ -33,6 +34,21 @@ class Cell(Protocol):
             data: The study's data.
             values: The values of the cells that it needs, by cell.
         """
+        ...
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """What a ``Cell`` also has whose work takes minutes: it keeps what is done, and goes on from there after a kill."""
+
+    def resuming(
+        self, folder: Path, data: Splits, values: Mapping[Any, Plain]
+    ) -> Generator[tuple[int, int], None, Plain]:
+        """Do the work as ``running`` does, in a folder that is its own."""
+        ...
+
+    def seconds(self) -> float:
+        """Return about how long it takes on this machine, on one thread, from nothing to its end."""
         ...
 
 

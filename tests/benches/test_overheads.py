@@ -1,0 +1,58 @@
+"""The bench of what methods add to a step: what counts as added, and what is refused."""
+
+import pytest
+
+from robustscape.benches.overheads import OverheadsBench, _expected
+from robustscape.benches.problem import attack_of
+from robustscape.evaluation.subject import drained
+from robustscape.objectives.at import AT
+from robustscape.objectives.part_at import PartAT
+from robustscape.objectives.trades import TRADES
+from robustscape.recipes.estimating import Passes, passes_of_step
+from robustscape.types import BadInput
+from robustscape.weights.amp import AMP
+from robustscape.weights.awp import AWP
+from robustscape.weights.rwp import RWP
+
+PGD = attack_of(8 / 255, 4)
+
+
+@pytest.mark.parametrize(
+    ("objective", "weights", "passes"),
+    [
+        (AT(attack=PGD), None, Passes(forwards=0, inputs=4, weights=1)),
+        (AT(attack=PGD), AWP(), Passes(forwards=0, inputs=4, weights=2)),
+        (AT(attack=PGD), RWP(), Passes(forwards=0, inputs=4, weights=1)),
+        (AT(attack=PGD), AMP(steps=2), Passes(forwards=0, inputs=8, weights=3)),  # attacks again before the second
+        (TRADES(attack=PGD), None, Passes(forwards=1, inputs=4, weights=2)),  # the outputs that the attack leads from
+        (PartAT(attack=PGD), None, Passes(forwards=0, inputs=2, weights=1)),
+    ],
+)
+def test_closed_form_the_passes_of_a_step_are_those_of_its_formulas(objective, weights, passes):
+    assert passes_of_step(objective, weights) == passes
+
+
+def test_closed_form_what_is_added_is_counted_by_kind_in_every_round():
+    seconds = {
+        "forward": (1.0, 2.0),
+        "pass to the inputs": (10.0, 20.0),
+        "pass to the weights": (100.0, 200.0),
+    }
+    more, less = Passes(forwards=2, inputs=4, weights=3), Passes(forwards=1, inputs=4, weights=1)
+    assert _expected(seconds, more, less) == [201.0, 402.0]
+
+
+def test_contract_only_the_methods_that_were_named_are_timed():
+    bench = OverheadsBench(methods=("awp", "natural", "label-noise")).quick()
+    result = drained(bench.running())
+    assert set(result.costs) == {"(awp - at) / added passes", "label noise / at"}
+    assert set(result.notes) == {"awp / at", "natural / at"}
+    assert set(result.rates) == {
+        *("at", "awp", "natural", "label noise"),
+        *("forward", "pass to the inputs", "pass to the weights"),
+    }
+
+
+def test_contract_a_method_that_is_not_there_is_refused():
+    with pytest.raises(BadInput, match=r"there is no method 'awb' \(did you mean awp"):
+        OverheadsBench(methods=("awb",))
