@@ -267,6 +267,10 @@ def test_end_to_end_a_run_is_evaluated_measured_drawn_and_reported(trained, caps
     flat = json.loads((results / "flatness-last.json").read_text())["result"]
     assert flat["provenance"]["settings"]["attack"]["threat"]["eps"] == 0.1  # what judges the run
     assert (results / "histograms-last.json").exists()
+    assert main(["measure", str(trained / "seed-0"), "flatness", *words, "--split", "train"]) == 0
+    assert "flatness-last-train.json" in capsys.readouterr().out  # the other one stays
+    splits = [load(results / f"flatness-last{name}.json").split for name in ("", "-train")]
+    assert splits == ["test", "train"]
 
     assert main(["figure", str(trained / "seed-0")]) == 0
     drawn = capsys.readouterr().out.splitlines()

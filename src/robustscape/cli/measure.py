@@ -10,7 +10,7 @@ from typing import Literal
 
 from robustscape.cli.arguments import parse
 from robustscape.cli.components import SPREAD
-from robustscape.cli.display import follow, out
+from robustscape.cli.display import follow, note, out
 from robustscape.cli.sources import (
     FORMS,
     Look,
@@ -26,7 +26,7 @@ from robustscape.cli.sources import (
     wants_help,
 )
 from robustscape.config import members, named, nearest
-from robustscape.results import save
+from robustscape.results import load, save
 from robustscape.runtime import threads
 from robustscape.runtime.launching import launch
 from robustscape.runtime.ranks import RankLost, is_first
@@ -42,7 +42,8 @@ class Measure:
         look: Which data, network and machine.
         checkpoint: Which checkpoints of a run: last, best (on validation), best_on_test, epoch-0010, snapshot-1, or
             ensemble (of all snapshots).
-        split: Which split of the data.
+        split: Which split of the data. A result of another split is not replaced: the new one's file has the split
+            behind its name.
         n: Examples, the first of the split; none for all.
         batch_size: Examples per forward.
         processes: Processes of one thread each that share the points, on the CPU; 0 for as many as a trial shows to
@@ -137,6 +138,7 @@ def measure(source: Source, options: Measure, checkpoint: str, folder: Path) -> 
         folder: Its ``results/`` is written to.
     """
     from robustscape.evaluation.subject import drained, fastest
+    from robustscape.landscape.headlines import unconverged
     from robustscape.landscape.runner import measuring, shareable, stem
     from robustscape.runtime.deciding import side_by_side
 
@@ -146,7 +148,7 @@ def measure(source: Source, options: Measure, checkpoint: str, folder: Path) -> 
     looked_at = subject_of(model, images, options.look, name=name, split=options.split, n=options.n)
     looked_at = replace(looked_at, batch=options.batch_size)
     for measurement in options.measurements.values():
-        path = folder / "results" / f"{stem(measurement)}-{checkpoint}.json"
+        path = _file(folder, f"{stem(measurement)}-{checkpoint}", options.split)
         partial = path.with_suffix(".partial")
         attack = getattr(measurement, "attack", None)
         points = len(list(measurement.points()))
@@ -159,11 +161,26 @@ def measure(source: Source, options: Measure, checkpoint: str, folder: Path) -> 
             result = follow(work, name=f"{measurement.name} of {name}") if is_first() else drained(work)
         if is_first():
             out(f"{save(result, path)}{_numbers(result)}")
+            if lacking := unconverged(result):
+                note(f"robustscape: of {measurement.name}, eigenvalues that did not converge: {'; '.join(lacking)}")
             partial.unlink()
 
 
+def _file(folder: Path, name: str, split: str) -> Path:
+    """Return a result's file: one of its own, with the split behind it, where that of another split is in the way."""
+    path = folder / "results" / f"{name}.json"
+    try:
+        before = getattr(load(path), "split", split) if path.is_file() else split
+    except BadInput:  # damaged, or of another version: to be replaced
+        before = split
+    return path if before == split else path.with_name(f"{name}-{split}.json")
+
+
 def _numbers(result: object) -> str:
-    """Return the estimates in a Result in words, "" where it has none."""
+    """Return the estimates in a Result in words, else the numbers that it is remembered by; "" where it has none."""
+    from robustscape.landscape.headlines import headlines
+
     found = {name: value for name, value in vars(result).items() if hasattr(value, "low") and hasattr(value, "high")}
     parts = [f"{name} {v.value:.4g} [{v.low:.4g}, {v.high:.4g}]" for name, v in found.items()]
+    parts = parts or [f"{h.name} {h.value:.4g}{f' {h.unit}' if h.unit else ''}" for h in headlines(result)]
     return f": {', '.join(parts)}" if parts else ""

@@ -94,4 +94,5 @@ def _difference(along: Along, end: str) -> float | None:
     """Return the total curvature by differences at the middle radius, or an end of its interval."""
     if not along.differences:
         return None
-    return getattr(along.differences[len(along.differences) // 2].total, end)
+    rising = sorted(along.differences, key=lambda one: one.radius)
+    return getattr(rising[len(rising) // 2].total, end)
