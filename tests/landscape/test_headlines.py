@@ -86,7 +86,9 @@ def test_contract_eigenvalues_that_did_not_converge_are_named_and_are_no_number(
 
 def test_contract_the_curvature_of_a_network_is_that_at_its_largest_eps(fake):
     def level(eps, total):
-        top = Top(held=1.0, held_converged=True, total=total, residual=0.0, converged=eps > 0, products=3, by="implicit")
+        top = Top(
+            held=1.0, held_converged=True, total=total, residual=0.0, converged=eps > 0, products=3, by="implicit"
+        )
         return AtEps(eps=eps, multiple=eps, loss=1.0, pinned=1.0, stationary=1.0, strict=1.0, along=(), top=top)
 
     result = CurvatureResult(
