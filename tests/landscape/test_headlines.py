@@ -66,10 +66,11 @@ def spectrum(provenance, converged, smallest):
     values = np.array([[[3.0, 2.0]]])
     one = np.ones((1, 1))
     return SpectrumResult(
-        losses=("robust",), coordinates=("raw",), eigenvalues=values, residuals=values, converged=np.array([[converged]]),
-        smallest=-one[..., None], smallest_residuals=one[..., None], smallest_converged=np.array([[[smallest]]]),
-        ratio=one, spectral_norm=one, nuclear_norm=one, normalised=values[..., :0], random_losses=one[:, :0], loss=one[0],
-        products=one, curvature="held", tolerance=0.01, scope="all", attack="", n=9, split="test", provenance=provenance,
+        losses=("robust",), coordinates=("raw",), eigenvalues=values, residuals=values, smallest=-one[..., None],
+        converged=np.array([[converged]]), smallest_residuals=one[..., None],
+        smallest_converged=np.array([[[smallest]]]), ratio=one, spectral_norm=one, nuclear_norm=one,
+        normalised=values[..., :0], random_losses=one[:, :0], loss=one[0], products=one, curvature="held",
+        tolerance=0.01, scope="all", attack="", n=9, split="test", provenance=provenance,
     )  # fmt: skip
 
 
@@ -92,8 +93,8 @@ def test_contract_the_curvature_of_a_network_is_that_at_its_largest_eps(fake):
         return AtEps(eps=eps, multiple=eps, loss=1.0, pinned=1.0, stationary=1.0, strict=1.0, along=(), top=top)
 
     result = CurvatureResult(
-        levels=(level(0.1, 5.0), level(0.0, 2.0)), norm="linf", coordinates="raw", settle=1, follow=1, attack="PGD", n=9,
-        split="test", provenance=fake.PROVENANCE,
+        levels=(level(0.1, 5.0), level(0.0, 2.0)), norm="linf", coordinates="raw", settle=1, follow=1, attack="PGD",
+        n=9, split="test", provenance=fake.PROVENANCE,
     )  # fmt: skip
     assert [h.value for h in headlines(result)] == [5.0]
     assert unconverged(result) == ("the largest total one at eps 0",)
