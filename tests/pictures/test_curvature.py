@@ -12,8 +12,8 @@ def estimate(value):
 
 def at(radius):
     held, total = estimate(100 * radius), estimate(200 * radius)
-    return AtRadius(radius=radius, held=held, total=total, excess=held, ratio=2.0, noise=0.0, held_by_gradients=1.0,
-                    total_by_gradients=1.0, noise_by_gradients=0.0)  # fmt: skip
+    return AtRadius(radius=radius, held=held, total=total, excess=held, ratio=2.0, noise=7 * radius,
+                    held_by_gradients=1.0, total_by_gradients=1.0, noise_by_gradients=0.0)  # fmt: skip
 
 
 def level(eps, by, base=None):
@@ -35,4 +35,4 @@ def test_contract_differences_stand_beside_differences_at_the_radius_that_is_nam
     np.testing.assert_array_equal(top["dashdot"].y, [np.nan, 5])
     assert along["dashdot"].y.tolist() == [3, 3] and along["dot"].y.tolist() == [6, 6]
     assert along["dot"].low.tolist() == [5, 5] and "solid" not in along
-    assert any("radius 0.03" in part for part in found.how)
+    assert any("radius 0.03" in part for part in found.how) and any("up to 0.21 nats" in part for part in found.how)

@@ -8,8 +8,21 @@ import numpy as np
 
 from robustscape.display import norm_words
 from robustscape.landscape.curvature import CurvatureResult
-from robustscape.landscape.curvature_levels import Along, AtEps, Top
-from robustscape.pictures.plot import RESCALED, Picture, Plot, Style, Trace, alike, first, mean, runs, seeds, words
+from robustscape.landscape.curvature_levels import Along, AtEps, AtRadius, Top
+from robustscape.pictures.plot import (
+    RESCALED,
+    Picture,
+    Plot,
+    Style,
+    Trace,
+    alike,
+    each,
+    first,
+    mean,
+    runs,
+    seeds,
+    words,
+)
 from robustscape.pictures.spectrum import STEPS
 
 _WHICH: tuple[tuple[str, Style], ...] = (("held", "dash"), ("total", "solid"))
@@ -30,7 +43,11 @@ def picture(found: Mapping[str, Sequence[CurvatureResult]]) -> Picture:
         plots=tuple(plots),
         keys=(("dash", "held"), ("solid", "total"), ("dashdot", "held by differences"), ("dot", "total by differences"),
               ("hollow", "not converged")),
-        how=(words(found, _how), seeds(found, alone="95 % intervals over examples")),
+        how=(
+            words(found, _how),
+            seeds(found, alone="95 % intervals over examples"),
+            f"noise of the ascents in total by differences, {said}" if (said := each(found, _noise)) else "",
+        ),
         care=_care(one),
     )  # fmt: skip
 
@@ -50,6 +67,12 @@ def _how(r: CurvatureResult) -> str:
     middle = sorted(set(radii))[len(set(radii)) // 2] if radii else 0.0
     text = f"A step of 1 is {STEPS[r.coordinates]}; differences at radius {middle:g}; {r.settle} steps of ascent at w, "
     return f"{text}{r.follow} after a move; {r.attack}; {r.split}, n = {r.n:,}"
+
+
+def _noise(r: CurvatureResult) -> str:
+    """Return in words how far total differences may be off since ascents end too early."""
+    noises = [_middle(along).noise for at in r.levels for along in at.along if along.differences]
+    return f"up to {max(noises):.2g} nats" if noises else ""
 
 
 def _eps(r: CurvatureResult) -> np.ndarray:
@@ -102,7 +125,9 @@ def _each(r: CurvatureResult, of: Callable[[AtEps], float | None]) -> np.ndarray
 
 def _difference(along: Along, which: str, end: str) -> float | None:
     """Return the held or total curvature by differences at the middle radius, or an end of its interval."""
-    if not along.differences:
-        return None
+    return getattr(getattr(_middle(along), which), end) if along.differences else None
+
+
+def _middle(along: Along) -> AtRadius:
     rising = sorted(along.differences, key=lambda one: one.radius)
-    return getattr(getattr(rising[len(rising) // 2], which), end)
+    return rising[len(rising) // 2]
