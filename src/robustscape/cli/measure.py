@@ -138,7 +138,6 @@ def measure(source: Source, options: Measure, checkpoint: str, folder: Path) -> 
         folder: Its ``results/`` is written to.
     """
     from robustscape.evaluation.subject import drained, fastest
-    from robustscape.landscape.headlines import unconverged
     from robustscape.landscape.runner import measuring, shareable, stem
     from robustscape.runtime.deciding import side_by_side
 
@@ -161,8 +160,8 @@ def measure(source: Source, options: Measure, checkpoint: str, folder: Path) -> 
             result = follow(work, name=f"{measurement.name} of {name}") if is_first() else drained(work)
         if is_first():
             out(f"{save(result, path)}{_numbers(result)}")
-            if lacking := unconverged(result):
-                note(f"robustscape: of {measurement.name}, eigenvalues that did not converge: {'; '.join(lacking)}")
+            for sentence in _cares(result):
+                note(f"robustscape: {measurement.name}: {sentence}")
             partial.unlink()
 
 
@@ -174,6 +173,17 @@ def _file(folder: Path, name: str, split: str) -> Path:
     except BadInput:  # damaged, or of another version: to be replaced
         before = split
     return path if before == split else path.with_name(f"{name}-{split}.json")
+
+
+def _cares(result: object) -> list[str]:
+    """Return what must be known of a Result before it is used: eigenvalues and losses that are none."""
+    from robustscape.landscape.headlines import unconverged
+
+    found = [f"eigenvalues that did not converge: {'; '.join(lacking)}"] if (lacking := unconverged(result)) else []
+    overflowed = getattr(result, "overflowed", None)
+    if overflowed is not None and overflowed.any():
+        found.append(f"the loss overflows at {overflowed.sum()} of {overflowed.size} points; a smaller width?")
+    return found
 
 
 def _numbers(result: object) -> str:
