@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from robustscape.landscape.directions.family import Facts
 from robustscape.relations import (
     CLEAN,
     ERROR,
@@ -68,6 +69,20 @@ def test_contract_only_what_was_judged_and_measured_alike_compares(folders):
     assert "Judged otherwise, and left out: at (seed 3)." in left_out
     assert "flatness was measured otherwise, and is left out, of at (seed 1)." in left_out
     assert "fewer than 4 runs" in left_out and found.measures == {}
+
+
+def test_contract_slices_along_other_directions_do_not_take_the_place_of_random_ones(folders):
+    before = relations(read_runs(folders)).last
+    for folder in folders:
+        one = load(folder / "results" / "slices-last.json")
+        of = replace(one, robust_loss=one.robust_loss**2, facts=Facts(along="hessian", converged=(True, False)))
+        save(of, folder / "results" / "slices_hessian-last.json")
+    found = relations(read_runs(folders))
+    random, along = "Mean rise along slices", "Mean rise along slices, hessian"
+    assert list(found.measures)[2:] == [random, along]
+    for old, new in zip(before, found.last, strict=True):
+        assert new.values[random] == old.values[random] != new.values[along]
+    assert "slices_hessian: some eigenvalues of at (seed 0), at (seed 1)" in " ".join(found.notes)
 
 
 def test_contract_nothing_judged_gives_nothing(fake, tmp_path):

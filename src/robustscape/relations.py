@@ -14,7 +14,7 @@ from robustscape.config import from_plain, to_plain
 from robustscape.evaluation.correlation import LEAST
 from robustscape.evaluation.overfitting import Overfitting, Term, overfitting
 from robustscape.evaluation.result import Evaluation, Number
-from robustscape.landscape.headlines import headlines
+from robustscape.landscape.headlines import headlines, unconverged
 from robustscape.runs import RunFolder
 from robustscape.types import BadInput, Plain
 
@@ -220,6 +220,8 @@ def _measured(
                 values[place, checkpoint] = {h.name: Value(value=h.value, low=h.low, high=h.high) for h in found}
                 units |= {h.name: h.unit for h in found}
     notes = [f"{name} was measured otherwise, and is left out, of {_names(others)}."] if others and units else []
+    lacking = [folder for folder in alike if unconverged(folder.results[f"{name}-last"])]
+    notes += [f"{name}: some eigenvalues of {_names(lacking)} did not converge."] if lacking else []
     return values, units, notes
 
 

@@ -5,9 +5,7 @@ import json
 import subprocess
 import sys
 import warnings
-from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,10 +13,8 @@ from safetensors.torch import load_file
 from robustscape import __version__, cli
 from robustscape.cli import VERBS, display, main
 from robustscape.cli import recipes as recipes_verb
-from robustscape.cli.measure import _doubts
 from robustscape.cli.recipes import recipe, recipes
 from robustscape.config import members
-from robustscape.landscape.directions.family import Facts
 from robustscape.recipes import execute
 from robustscape.recipes.run import Run
 from robustscape.results import load
@@ -272,6 +268,10 @@ def test_end_to_end_a_run_is_evaluated_measured_drawn_and_reported(trained, caps
     flat = json.loads((results / "flatness-last.json").read_text())["result"]
     assert flat["provenance"]["settings"]["attack"]["threat"]["eps"] == 0.1  # what judges the run
     assert (results / "histograms-last.json").exists()
+    assert main(["measure", str(trained / "seed-0"), "flatness", *words, "--split", "train"]) == 0
+    assert "flatness-last-train.json" in capsys.readouterr().out  # the other one stays
+    splits = [load(results / f"flatness-last{name}.json").split for name in ("", "-train")]
+    assert splits == ["test", "train"]
 
     assert main(["figure", str(trained / "seed-0")]) == 0
     drawn = capsys.readouterr().out.splitlines()
@@ -343,16 +343,6 @@ def test_end_to_end_all_leaves_out_what_does_not_apply_and_says_why(capsys, tmp_
     for names in (["connectivity"], ["all", "connectivity"]):
         assert main(["measure", words[0], *names, *words[1:]]) == 2
         assert "no neurons of Sequential were found" in capsys.readouterr().err
-
-
-def test_contract_what_did_not_converge_or_overflowed_is_said(fake):
-    result = fake.slices(0.1, 1.0)
-    assert _doubts(result) == ""
-    far = np.zeros(result.robust_loss.shape, dtype=bool)
-    far[0, :2] = True
-    facts = Facts(along="hessian", eigenvalues=(7.0, 3.0), residuals=(0.0, 1.0), converged=(True, False))
-    marked = _doubts(replace(result, overflowed=far, facts=facts))
-    assert marked == "; eigenvalues that did not converge: 1, places where the loss overflowed: 2"
 
 
 def test_contract_measurements_have_options_of_their_own_name(capsys):

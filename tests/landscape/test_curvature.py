@@ -163,6 +163,7 @@ def test_contract_a_relu_network_under_linf_has_no_implicit_term_and_says_why():
             # with its inputs following the loss is nowhere lower than with them held
             assert difference.excess.value >= -difference.noise / 2
     assert robust.strict < 1 and robust.top.by == "differences at radius 0.1"
+    assert robust.top.held_by_differences < robust.top.total and clean.top.held_by_differences is None
     assert clean.top.by == "held" and clean.top.total == clean.top.held
     for about in clean.along:
         assert about.total == about.held and about.ratio == 1 and about.reason == ""

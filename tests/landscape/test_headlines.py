@@ -3,8 +3,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from robustscape.landscape.curvature import CurvatureResult
+from robustscape.landscape.curvature_levels import AtEps, Top
+from robustscape.landscape.directions.family import Facts
 from robustscape.landscape.flatness import Estimate
-from robustscape.landscape.headlines import Headline, headlines
+from robustscape.landscape.headlines import Headline, headlines, unconverged
+from robustscape.landscape.spectrum import SpectrumResult
 from robustscape.types import Provenance
 
 
@@ -48,3 +52,49 @@ def test_contract_a_measure_that_nobody_listed_gives_its_estimates(fake):
 
 def test_contract_results_without_such_a_number_give_none(fake):
     assert headlines(fake.histograms(0.1)) == () and headlines(fake.images(count=2)) == ()
+
+
+def test_contract_slices_along_other_directions_are_another_measure(fake):
+    result = fake.slices(0.1, 1.0)
+    (random,) = headlines(result)
+    (along,) = headlines(replace(result, facts=Facts(along="clean_hessian")))
+    assert random.name == "Mean rise along slices"
+    assert along == replace(random, name="Mean rise along slices, clean hessian")
+
+
+def spectrum(provenance, converged, smallest):
+    values = np.array([[[3.0, 2.0]]])
+    one = np.ones((1, 1))
+    return SpectrumResult(
+        losses=("robust",), coordinates=("raw",), eigenvalues=values, residuals=values, smallest=-one[..., None],
+        converged=np.array([[converged]]), smallest_residuals=one[..., None],
+        smallest_converged=np.array([[[smallest]]]), ratio=one, spectral_norm=one, nuclear_norm=one,
+        normalised=values[..., :0], random_losses=one[:, :0], loss=one[0], products=one, curvature="held",
+        tolerance=0.01, scope="all", attack="", n=9, split="test", provenance=provenance,
+    )  # fmt: skip
+
+
+def test_contract_eigenvalues_that_did_not_converge_are_named_and_are_no_number(fake):
+    found = spectrum(fake.PROVENANCE, [False, False], smallest=False)
+    assert headlines(found) == ()
+    assert unconverged(found) == ("2 of 2 of the largest, robust, raw", "1 of the smallest, robust, raw")
+    good = spectrum(fake.PROVENANCE, [True, True], smallest=True)
+    assert unconverged(good) == () and headlines(good)[0].value == 3.0
+    assert unconverged(fake.flatness(0.3, 0.1)) == ()
+    lines = replace(fake.slices(0.1, 1.0), facts=Facts(along="hessian", converged=(True, False)))
+    assert unconverged(lines) == ("eigenvector 2",)
+
+
+def test_contract_the_curvature_of_a_network_is_that_at_its_largest_eps(fake):
+    def level(eps, total):
+        top = Top(
+            held=1.0, held_converged=True, total=total, residual=0.0, converged=eps > 0, products=3, by="implicit"
+        )
+        return AtEps(eps=eps, multiple=eps, loss=1.0, pinned=1.0, stationary=1.0, strict=1.0, along=(), top=top)
+
+    result = CurvatureResult(
+        levels=(level(0.1, 5.0), level(0.0, 2.0)), norm="linf", coordinates="raw", settle=1, follow=1, attack="PGD",
+        n=9, split="test", provenance=fake.PROVENANCE,
+    )  # fmt: skip
+    assert [h.value for h in headlines(result)] == [5.0]
+    assert unconverged(result) == ("the largest total one at eps 0",)

@@ -154,7 +154,7 @@ def test_contract_points_taken_together_are_those_taken_alone_whatever_the_batch
         ({"positions": ()}, "above 0"),
         ({"positions": (0.0, 1.0)}, "above 0"),
         ({"starts": 0}, "starts"),
-        ({"least_accuracy": 70}, "per cent"),
+        ({"least_accuracy": 70}, "did you mean 0.7"),
     ],
 )
 def test_contract_settings_that_cannot_be_meant_are_refused(wrong, says):

@@ -1,3 +1,7 @@
+from dataclasses import replace
+
+import numpy as np
+
 from robustscape.landscape.directions.family import Facts
 from robustscape.pictures.plot import sentences
 from robustscape.pictures.surface import picture
@@ -10,6 +14,13 @@ def test_contract_surfaces_share_one_scale_and_end_where_the_loss_overflows(fake
     assert {(plane.lowest, plane.highest) for plane in planes} == {(0.0, 4.0)}
     assert all(plane.z[0, 0] == 4.0 for plane in planes)
     assert "overflows" in sentences(found.care)
+
+
+def test_contract_a_level_surface_has_a_scale_too(fake):
+    level = fake.surface()
+    level = replace(level, robust_loss=np.full_like(level.robust_loss, 2.0), overflowed=level.overflowed & False)
+    planes = [plot.plane for plot in picture({"a": [level]}).plots]
+    assert {(plane.lowest, plane.highest) for plane in planes} == {(2.0, 3.0)}
 
 
 def test_contract_a_path_is_drawn_with_its_checkpoints(fake):

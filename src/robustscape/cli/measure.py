@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from robustscape.cli.arguments import parse
 from robustscape.cli.components import SPREAD
 from robustscape.cli.display import follow, note, out
@@ -29,7 +27,7 @@ from robustscape.cli.sources import (
     wants_help,
 )
 from robustscape.config import members, named, nearest
-from robustscape.results import save
+from robustscape.results import load, save
 from robustscape.runtime import threads
 from robustscape.runtime.cluster import Cluster, joined
 from robustscape.runtime.launching import launch
@@ -46,7 +44,8 @@ class Measure:
         look: Which data, network and machine.
         checkpoint: Which checkpoints of a run: last, best (on validation), best_on_test, epoch-0010, snapshot-1, or
             ensemble (of all snapshots).
-        split: Which split of the data.
+        split: Which split of the data. A result of another split is not replaced: the new one's file has the split
+            behind its name.
         n: Examples, the first of the split; none for all.
         batch_size: Examples per forward.
         processes: Processes of one thread each that share the points, on the CPU; 0 for as many as a trial shows to
@@ -195,7 +194,7 @@ def measure(
     looked_at = subject_of(model, images, options.look, name=name, split=options.split, n=options.n)
     looked_at = replace(looked_at, batch=options.batch_size)
     for measurement in options.measurements.values():
-        path = folder / "results" / f"{stem(measurement)}-{checkpoint}.json"
+        path = _file(folder, f"{stem(measurement)}-{checkpoint}", options.split)
         partial = path.with_suffix(".partial")
         attack = getattr(measurement, "attack", None)
         points = len(list(measurement.points()))
@@ -215,25 +214,38 @@ def measure(
                 note(f"robustscape: {measurement.name} of {name} is left out: {error}")
             continue
         if is_first():
-            out(f"{save(result, path)}{_numbers(result)}{_doubts(result)}")
+            out(f"{save(result, path)}{_numbers(result)}")
+            for sentence in _cares(result):
+                note(f"robustscape: {measurement.name}: {sentence}")
             partial.unlink()
 
 
+def _file(folder: Path, name: str, split: str) -> Path:
+    """Return a result's file: one of its own, with the split behind it, where that of another split is in the way."""
+    path = folder / "results" / f"{name}.json"
+    try:
+        before = getattr(load(path), "split", split) if path.is_file() else split
+    except BadInput:  # damaged, or of another version: to be replaced
+        before = split
+    return path if before == split else path.with_name(f"{name}-{split}.json")
+
+
+def _cares(result: object) -> list[str]:
+    """Return what must be known of a Result before it is used: eigenvalues and losses that are none."""
+    from robustscape.landscape.headlines import unconverged
+
+    found = [f"eigenvalues that did not converge: {'; '.join(lacking)}"] if (lacking := unconverged(result)) else []
+    overflowed = getattr(result, "overflowed", None)
+    if overflowed is not None and overflowed.any():
+        found.append(f"the loss overflows at {overflowed.sum()} of {overflowed.size} points; a smaller width?")
+    return found
+
+
 def _numbers(result: object) -> str:
-    """Return the estimates in a Result in words, "" where it has none."""
+    """Return the estimates in a Result in words, else the numbers that it is remembered by; "" where it has none."""
+    from robustscape.landscape.headlines import headlines
+
     found = {name: value for name, value in vars(result).items() if hasattr(value, "low") and hasattr(value, "high")}
     parts = [f"{name} {v.value:.4g} [{v.low:.4g}, {v.high:.4g}]" for name, v in found.items()]
+    parts = parts or [f"{h.name} {h.value:.4g}{f' {h.unit}' if h.unit else ''}" for h in headlines(result)]
     return f": {', '.join(parts)}" if parts else ""
-
-
-def _doubts(result: object) -> str:
-    """Return in words how many eigenvalues did not converge and how many places overflowed, "" for none."""
-    facts = getattr(result, "facts", None)  # of the directions of slices and surfaces
-    found = {**vars(result), **(vars(facts) if facts else {})}
-    missed = [value for name, value in found.items() if name.endswith("converged")]
-    counts = {
-        "eigenvalues that did not converge": sum(np.size(value) - np.sum(value) for value in missed),
-        "places where the loss overflowed": np.sum(found.get("overflowed", ())),
-    }
-    parts = [f"{what}: {count:g}" for what, count in counts.items() if count]
-    return f"; {', '.join(parts)}" if parts else ""

@@ -145,7 +145,7 @@ class Place:
             h: Radius of the differences, for where there is no implicit term.
         """
         held = self.held()
-        first = {"held": float(start.values[0]), "held_converged": bool(start.converged[0])}
+        first: dict[str, Plain] = {"held": float(start.values[0]), "held_converged": bool(start.converged[0])}
         if self.threat.eps == 0:
             same = {"total": first["held"], "converged": first["held_converged"], "products": 0, "by": "held"}
             return {**_STILL, **first, **same, "residual": float(start.residuals[0])}
@@ -163,7 +163,11 @@ class Place:
             found = found if total.lacking <= self.leave_out else None
         if found is None:
             by = f"differences at radius {h:g}"
-            found = largest(Differences(self.subject, self.x_adv, self.threat, held, radius=h, steps=self.follow))
+            found, still = (
+                largest(Differences(self.subject, self.x_adv, self.threat, held, radius=h, steps=steps))
+                for steps in (self.follow, 0)
+            )
+            first["held_by_differences"] = float(still.top.values[0])
         one = found.top
         told = {"total": float(one.values[0]), "residual": float(one.residuals[0]), "converged": bool(one.converged[0])}
         return {**known, **first, **told, "products": found.products, "by": by}

@@ -78,6 +78,9 @@ class Top:
         converged: Whether that is within 5 % of the value.
         products: Products with the total Hessian.
         by: What these were: "implicit", "differences at radius 0.03", or "held" at eps 0, where the two are one.
+        held_by_differences: The largest eigenvalue of the held Hessian by differences over the same radius, nats: what
+            a total by differences is to be set beside, since over a radius the loss is not quadratic. None where the
+            total is by other means, and in old files.
     """
 
     held: float
@@ -87,6 +90,7 @@ class Top:
     converged: bool
     products: int
     by: str
+    held_by_differences: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +133,7 @@ def at_eps(values: Sequence[Plain], *, eps: float, multiple: float) -> AtEps:
         stationary=values[0]["stationary"],
         strict=min(strict, default=None),
         along=tuple(_along(value) for value in values if "by" not in value),
-        top=Top(**{f.name: tops[0][f.name] for f in fields(Top)}) if tops else None,
+        top=Top(**{f.name: tops[0].get(f.name) for f in fields(Top)}) if tops else None,
     )
 
 

@@ -47,10 +47,15 @@ class Headline:
 def headlines(result: Any) -> tuple[Headline, ...]:
     """Return the numbers of any Result, the main one first; () for one that has none.
 
-    Of the robust loss where there are both. What depends on a second network, and eigenvalues that did not converge,
-    are left out. Of a Result that is not known here: every field that is an ``Estimate``.
+    Of the robust loss where there are both. What depends on a second network, and eigenvalues that did not converge
+    (``unconverged``), are left out. Of a Result that is not known here: every field that is an ``Estimate``.
     """
     return tuple(found for found in _of(result) if math.isfinite(found.value))
+
+
+def unconverged(result: Any) -> tuple[str, ...]:
+    """Return in words the eigenvalues of a Result that did not converge, a clause for each spectrum; () for none."""
+    return tuple(_unconverged(result))
 
 
 def _of(result: Any) -> Iterable[Headline]:
@@ -66,10 +71,11 @@ def _of(result: Any) -> Iterable[Headline]:
                 _estimate("Worst-case flatness of the clean loss", "nats", result.clean),
             ]
         case SliceResult():
-            return [_rise("Mean rise along slices", result.robust_loss, result.robust_loss[:, _nearest(result.alpha)])]
+            name = _along("Mean rise along slices", result.facts.along)
+            return [_rise(name, result.robust_loss, result.robust_loss[:, _nearest(result.alpha)])]
         case SurfaceResult():
             centre = result.robust_loss[_nearest(result.beta), _nearest(result.alpha)]
-            return [_rise("Mean rise over the surface", result.robust_loss, centre)]
+            return [_rise(_along("Mean rise over the surface", result.facts.along), result.robust_loss, centre)]
         case SpectrumResult():
             return _spectrum(result)
         case TraceResult():
@@ -78,7 +84,7 @@ def _of(result: Any) -> Iterable[Headline]:
             found = result.robust_nuclear or result.clean_nuclear
             return [_estimate(f"Nuclear norm of the Hessian, {result.coordinates}", "", found)]
         case CurvatureResult():
-            top = result.levels[-1].top
+            top = max(result.levels, key=lambda level: level.eps).top
             name = f"Largest eigenvalue of the total Hessian, {result.coordinates}"
             return [Headline(name=name, unit="", value=top.total)] if top is not None and top.converged else []
         case GradientResult():
@@ -110,6 +116,11 @@ def _nearest(positions: np.ndarray) -> int:
     return int(np.abs(positions).argmin())
 
 
+def _along(name: str, along: str) -> str:
+    """Each family of directions is a measure of its own; that of random ones goes without saying."""
+    return name if along == "random" else f"{name}, {along.replace('_', ' ')}"
+
+
 def _rise(name: str, losses: np.ndarray, centre: Any) -> Headline:
     """The mean over positions, and directions, of the loss over that at the weights themselves."""
     return Headline(name=name, unit="nats", value=float(losses.mean() - np.mean(centre)))
@@ -120,6 +131,34 @@ def _spectrum(result: SpectrumResult) -> Iterator[Headline]:
         if result.converged[-1, place, 0]:
             value = float(result.eigenvalues[-1, place, 0])
             yield Headline(name=f"Largest eigenvalue, {coordinates}", unit="", value=value)
+
+
+def _unconverged(result: Any) -> Iterator[str]:
+    if isinstance(result, SpectrumResult):
+        for which, ends in (("largest", result.converged), ("smallest", result.smallest_converged)):
+            for (row, place), found in _spectra(result, ends):
+                yield f"{found} of the {which}, {result.losses[row]}, {result.coordinates[place]}"
+    if isinstance(result, CurvatureResult):
+        for level in result.levels:
+            vectors = [along.direction for along in level.along if not along.converged]
+            top = level.top
+            vectors += ["the largest held one"] if top is not None and not top.held_converged else []
+            vectors += ["the largest total one"] if top is not None and not top.converged else []
+            if vectors:
+                yield f"{', '.join(vectors)} at eps {level.eps:.4g}"
+    if isinstance(result, SimilarityResult):
+        yield from (name for name, good in zip(result.directions, result.converged, strict=True) if not good)
+    if isinstance(result, SliceResult | SurfaceResult) and not all(result.facts.converged):
+        places = [str(k + 1) for k, good in enumerate(result.facts.converged) if not good]
+        yield f"eigenvector{'s' * (len(places) > 1)} {', '.join(places)}"
+
+
+def _spectra(result: SpectrumResult, converged: np.ndarray) -> Iterator[tuple[tuple[int, int], str]]:
+    """Yield loss and coordinates of each spectrum with eigenvalues that did not converge, and how many of how many."""
+    for row, place in np.ndindex(len(result.losses), len(result.coordinates)):
+        count, lacking = converged.shape[-1], int((~converged[row, place]).sum())
+        if lacking:
+            yield (row, place), f"{lacking} of {count}" if count > 1 else "1"
 
 
 def _trace(result: TraceResult) -> Iterator[Headline]:

@@ -139,7 +139,10 @@ class Similarity:
         if self.starts < 1:
             raise BadInput(f"starts must be at least 1, not {self.starts}; Liu 2020 takes 4")
         if not 0 <= self.least_accuracy <= 1:
-            raise BadInput(f"least_accuracy must be in [0, 1], not {self.least_accuracy:g}; did you mean per cent?")
+            raise BadInput(
+                f"least_accuracy is a fraction, in [0, 1], not {self.least_accuracy:g}; "
+                f"did you mean {self.least_accuracy / 100:g}?"
+            )
 
     def points(self) -> list[Plain]:
         """Return [direction, position number] for each point, then "same weights"."""

@@ -87,7 +87,8 @@ class Slice:
             None for what suits: filter for random ones, layer for adversarial ones, none for all others.
             Normalisation parameters never move but along "other" and "path". Positions under two schemes do not
             compare: ``direction_norm`` tells how far one unit is.
-        width: Largest alpha, in units of the normalised direction.
+        width: Largest alpha, in units of the normalised direction. Adversarial directions need far less than random
+            ones: Stutz draws them to 0.025.
         positions: Alphas from -width to width, evenly spaced; odd, so that 0 is among them. Along "other" from 0.
         directions: Number of directions; one along "other".
         along: "random" (Gaussian). "other": to other weights, at alpha 1; running statistics move with them.

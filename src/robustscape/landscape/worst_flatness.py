@@ -57,6 +57,7 @@ class WorstFlatnessResult:
         spread: Largest minus smallest of ``robust_rises``, nats: 0 does not show that the maximum was found.
         doubling_gain: What twice the steps add to the first restart's rise, nats; None under "as published".
         again_gain: Robust loss of a new attack at the best restart's v, minus that of the inputs found with v, nats.
+            Below 0 the attack, which judges w too, has not converged: by about as much the rise is uncertain.
         sweep: The further radii, rising.
         xi: Radius of the ball of each layer, relative to the layer's L2 norm.
         steps: Steps of the search.

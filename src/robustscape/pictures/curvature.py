@@ -8,11 +8,25 @@ import numpy as np
 
 from robustscape.display import norm_words
 from robustscape.landscape.curvature import CurvatureResult
-from robustscape.landscape.curvature_levels import Along, AtEps
-from robustscape.pictures.plot import RESCALED, Picture, Plot, Style, Trace, alike, first, mean, runs, seeds, words
+from robustscape.landscape.curvature_levels import Along, AtEps, AtRadius, Top
+from robustscape.pictures.plot import (
+    RESCALED,
+    Picture,
+    Plot,
+    Style,
+    Trace,
+    alike,
+    each,
+    first,
+    mean,
+    runs,
+    seeds,
+    words,
+)
 from robustscape.pictures.spectrum import STEPS
 
 _WHICH: tuple[tuple[str, Style], ...] = (("held", "dash"), ("total", "solid"))
+_DIFFERENCES: tuple[tuple[str, Style], ...] = (("held", "dashdot"), ("total", "dot"))
 
 
 def picture(found: Mapping[str, Sequence[CurvatureResult]]) -> Picture:
@@ -27,10 +41,15 @@ def picture(found: Mapping[str, Sequence[CurvatureResult]]) -> Picture:
         title="Curvature with the inputs held, and following",
         lead="How much curvature is missed where the adversarial inputs stay when the weights move.",
         plots=tuple(plots),
-        keys=(("dash", "held"), ("solid", "total"), ("dot", "total by differences"), ("hollow", "not converged")),
-        how=(words(found, _how), seeds(found, alone="95 % intervals over examples")),
+        keys=(("dash", "held"), ("solid", "total"), ("dashdot", "held by differences"), ("dot", "total by differences"),
+              ("hollow", "not converged")),
+        how=(
+            words(found, _how),
+            seeds(found, alone="95 % intervals over examples"),
+            f"noise of the ascents in total by differences, {said}" if (said := each(found, _noise)) else "",
+        ),
         care=_care(one),
-    )
+    )  # fmt: skip
 
 
 def _care(one: CurvatureResult) -> tuple[str, ...]:
@@ -38,6 +57,7 @@ def _care(one: CurvatureResult) -> tuple[str, ...]:
     return (
         RESCALED if one.coordinates == "raw" else "",
         "the total is not defined at some ε: there only differences over a radius are drawn" if undefined else "",
+        "over a radius the loss is not quadratic: set total by differences beside held by differences",
         "leaps of an input to another maximum are missed",
     )
 
@@ -47,6 +67,12 @@ def _how(r: CurvatureResult) -> str:
     middle = sorted(set(radii))[len(set(radii)) // 2] if radii else 0.0
     text = f"A step of 1 is {STEPS[r.coordinates]}; differences at radius {middle:g}; {r.settle} steps of ascent at w, "
     return f"{text}{r.follow} after a move; {r.attack}; {r.split}, n = {r.n:,}"
+
+
+def _noise(r: CurvatureResult) -> str:
+    """Return in words how far total differences may be off since ascents end too early."""
+    noises = [_middle(along).noise for at in r.levels for along in at.along if along.differences]
+    return f"up to {max(noises):.2g} nats" if noises else ""
 
 
 def _eps(r: CurvatureResult) -> np.ndarray:
@@ -60,10 +86,16 @@ def _plot(found: Mapping[str, Sequence[CurvatureResult]], title: str, traces: Se
 
 
 def _top(found: Mapping[str, Sequence[CurvatureResult]]) -> Plot:
+    lines: tuple[tuple[str, Style, Callable[[Top], float | None]], ...] = (
+        ("held", "dash", lambda top: top.held),
+        ("total", "solid", lambda top: None if top.by.startswith("differences") else top.total),
+        ("held by differences", "dashdot", lambda top: top.held_by_differences),
+        ("total by differences", "dot", lambda top: top.total if top.by.startswith("differences") else None),
+    )
     traces = []
     for group, label, results in runs(found):
-        for which, style in _WHICH:
-            values = [_each(r, lambda at, which=which: getattr(at.top, which) if at.top else None) for r in results]
+        for which, style, value in lines:
+            values = [_each(r, lambda at, value=value: value(at.top) if at.top else None) for r in results]
             traces.append(mean(f"{label}, {which}", group, _eps(results[0]), values, style=style))
         apart = _each(results[0], lambda at: at.top.total if at.top and not at.top.converged else None)
         traces.append(Trace(name=f"{label}, not converged", group=group, x=_eps(results[0]), y=apart, style="hollow"))
@@ -77,12 +109,13 @@ def _along(found: Mapping[str, Sequence[CurvatureResult]], number: int, name: st
         for which, style in _WHICH:
             values = [_each(r, lambda at, which=which: getattr(at.along[number], which)) for r in results]
             traces.append(mean(f"{label}, {which}", group, x, values, style=style))
-        values, *ends = (
-            [_each(r, lambda at, end=end: _difference(at.along[number], end)) for r in results]
-            for end in ("value", "low", "high")
-        )
-        own = [(ends[0][0], ends[1][0])]
-        traces.append(mean(f"{label}, total by differences", group, x, values, ends=own, style="dot"))
+        for which, style in _DIFFERENCES:
+            values, *ends = (
+                [_each(r, lambda at, w=which, end=end: _difference(at.along[number], w, end)) for r in results]
+                for end in ("value", "low", "high")
+            )
+            own = [(ends[0][0], ends[1][0])]
+            traces.append(mean(f"{label}, {which} by differences", group, x, values, ends=own, style=style))
     return _plot(found, f"Along {name.replace('random', 'random direction')}", traces, "curvature v'Hv, nats")
 
 
@@ -90,8 +123,11 @@ def _each(r: CurvatureResult, of: Callable[[AtEps], float | None]) -> np.ndarray
     return np.array([of(at) for at in r.levels], dtype=float)  # None becomes NaN
 
 
-def _difference(along: Along, end: str) -> float | None:
-    """Return the total curvature by differences at the middle radius, or an end of its interval."""
-    if not along.differences:
-        return None
-    return getattr(along.differences[len(along.differences) // 2].total, end)
+def _difference(along: Along, which: str, end: str) -> float | None:
+    """Return the held or total curvature by differences at the middle radius, or an end of its interval."""
+    return getattr(getattr(_middle(along), which), end) if along.differences else None
+
+
+def _middle(along: Along) -> AtRadius:
+    rising = sorted(along.differences, key=lambda one: one.radius)
+    return rising[len(rising) // 2]

@@ -28,6 +28,7 @@ def picture(found: Mapping[str, Sequence[SurfaceResult]]) -> Picture:
     results = [r for rs in shown.values() for r in rs]
     losses = np.concatenate([r.robust_loss[np.isfinite(r.robust_loss)] for r in results])
     ends = (float(losses.min()), float(losses.max())) if len(losses) else (0.0, 1.0)
+    ends = ends if ends[0] < ends[1] else (ends[0], ends[0] + 1)  # a level plane has a scale too
     along = first(found).facts.along
     plots = tuple(_plot(r, group, label, form, ends) for form in _FORMS for group, label, (r,) in runs(shown))
     return Picture(
