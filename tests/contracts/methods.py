@@ -55,7 +55,7 @@ BASE = Run(
         epochs=2, batch_size=8, optimizer=SGD(lr=0.05), lr=Constant(), track=0, guard="no", checkpoint_seconds=0.0
     ),
     evaluation=Evaluating(eps=0.1),
-    runtime=Runtime(device="cpu", threads=1),
+    runtime=Runtime(device="cpu", precision="float32", compile="no", threads=1),
     seed=3,
 )
 TIMES = ("seconds", "tracking_seconds", "examples_per_second")
@@ -96,8 +96,7 @@ def _tracked(**changes: Any) -> Run:
 
 def _cases() -> dict[str, Run]:
     cases = {f"objective {name}": replace(BASE, objective=value) for name, value in _all("Objective").items()}
-    perturbations = _all("WeightPerturbation")
-    cases |= {f"weights {name}": replace(BASE, weights=value) for name, value in perturbations.items()}
+    cases |= {f"weights {name}": replace(BASE, weights=value) for name, value in _all("WeightPerturbation").items()}
     for statistics in ("w", "w+v", "every"):
         weights = AWP(steps=2, statistics=statistics)
         cases[f"statistics {statistics}"] = replace(BASE, weights=weights, model=NORMALISED)
