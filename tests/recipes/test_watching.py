@@ -87,6 +87,9 @@ def test_end_to_end_a_measurement_that_was_stopped_goes_on(tmp_path):
         for name in ("stopped", "whole")
     )
     assert one == other
+    left = tmp_path / "whole" / "results" / "flatness-epoch-0003.partial"  # by a kill after the result was written
+    left.write_text("{}")
+    assert list(train(run, tmp_path / "whole", name="r")) == [] and not left.exists()
 
 
 @pytest.mark.parametrize("select", [pytest.param("flatness", marks=pytest.mark.slow), "nearby_loss"])

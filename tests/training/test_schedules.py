@@ -118,6 +118,36 @@ def test_closed_form_pas_is_lius_at_every_epoch(shape, per_epoch):
         assert 0.1 * lr_schedule(done, total) == pytest.approx(lr, abs=1e-14), epoch
 
 
+@pytest.mark.parametrize("per_epoch", [1, 7, 391])
+@pytest.mark.parametrize(
+    ("schedule", "epochs", "drops"),
+    [
+        (Piecewise(), 200, (100, 150)),
+        (Piecewise.stutz(), 150, (60, 90, 120)),
+        (Piecewise.late(), 150, (140, 145)),
+        (Piecewise(at=(100 / 110, 105 / 110)), 110, (100, 105)),
+    ],
+)
+def test_closed_form_a_rate_drops_with_the_first_step_of_an_epoch(schedule, epochs, drops, per_epoch):
+    for epoch in range(epochs):
+        before, after = sum(epoch > drop for drop in drops), sum(epoch >= drop for drop in drops)
+        first = epoch * per_epoch
+        assert schedule(first, epochs * per_epoch) == 0.1**after, epoch
+        if epoch:
+            assert schedule(first - 1, epochs * per_epoch) == 0.1**before, epoch
+
+
+@pytest.mark.parametrize("per_epoch", [1, 7])
+def test_closed_form_a_period_begins_with_the_first_step_of_an_epoch(per_epoch):
+    """The last step of a period is one short of its end, and the first of the next is at its beginning."""
+    rise, total = Periodic(of=Rise(shape="linear", low=0.0, high=1.0)), 200 * per_epoch
+    for begin, end in ((0, 100), (100, 150), (150, 200)):
+        steps = (end - begin) * per_epoch
+        assert rise(begin * per_epoch, total) == 0.0
+        assert rise(end * per_epoch - 1, total) == pytest.approx((steps - 1) / steps, abs=1e-15)
+    assert rise(total, total) == 1.0
+
+
 @pytest.mark.parametrize(("rise", "fall"), [(0.25, 0.75), (0.025, 0.975)])
 def test_reference_one_cycle_is_torchs_but_for_the_step_it_counts_from(rise, fall):
     """torch has its peak at step rise T - 1 and its end at T - 1; progress is compared within each part."""

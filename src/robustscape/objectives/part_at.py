@@ -40,6 +40,7 @@ class PartAT:
         the adversarial one and the other way round; here every image counts the same. It predicts "predicted" labels
         in train mode, which moves the running statistics; here the attack's own mode, and no trace. Its random start
         is a Gaussian direction of uniform length, here uniform in the ball.
+        Of parts of a batch, where memory is short, or on several ranks, the last rows of each part are attacked.
     """
 
     attack: Attack = field(default_factory=PGD)

@@ -47,7 +47,8 @@ class SelfSupervised:
         start to the clean images, which here stay clean.
         From Stutz' code, ``stutz``: it attacks but a half of each batch, by an oversight, and there the share of
         rotated images is drawn; here half of each batch is rotated.
-        The first weights of the head are the same for every seed.
+        The first weights of the head are the same for every seed. On several ranks "half" rotates every second image
+        of each rank's share.
     """
 
     attack: Attack = field(default_factory=PGD)

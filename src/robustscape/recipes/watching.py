@@ -48,6 +48,8 @@ def watched(begun: Begun) -> Iterator[Measuring]:
     for measurement in run.watch.measurements:
         path = begun.out / "results" / f"{stem(measurement)}-epoch-{state.epoch:04d}.json"
         if from_first(path.exists()):
+            if is_first():
+                path.with_suffix(".partial").unlink(missing_ok=True)  # of a kill between the two
             continue
         yield from _made(begun, under(run.evaluation.threat(), measurement), looked_at(begun))
 
