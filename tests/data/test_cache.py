@@ -113,6 +113,15 @@ def test_contract_what_a_kill_left_is_swept_away_after_a_day(cache):
     assert not old.exists() and new.exists()
 
 
+def test_closed_form_every_part_of_a_large_array_counts(monkeypatch):
+    monkeypatch.setattr(decoded_cache, "_PART", 8)
+    x = np.arange(30, dtype=np.int16)
+    changed = [np.where(np.arange(30) == place, -1, x).astype(np.int16) for place in range(30)]
+    swapped = x.reshape(-1, 5).copy()
+    swapped[[0, 1]] = swapped[[1, 0]]
+    assert len({digest({"x": some}) for some in (x, *changed, swapped.reshape(-1))}) == 32
+
+
 def test_closed_form_digests_tell_names_types_shapes_and_values():
     x = np.zeros((2, 3), np.uint8)
     others = [{"y": x}, {"x": x.view(np.int8)}, {"x": x.reshape(3, 2)}, {"x": x + np.uint8(1)}, {"x": x, "y": x}]
