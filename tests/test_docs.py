@@ -111,6 +111,9 @@ def elsewhere(tmp_path_factory):
     assert main([*words.split(), "--objective.attack.steps", "1", "--out", str(folder / "runs" / "digits_at")]) == 0
     for name in ("awp", "cifar10_jpeg_teacher_small"):
         shutil.copytree(folder / "runs" / "digits_at", folder / "runs" / name)
+    words = "--checkpoint last --splits test --n 20 --steps 1 --restarts 1 --loss-restarts 0 --sanity 0 --images 0"
+    assert main(["evaluate", str(folder / "runs" / "digits_at"), *words.split(), "--keep-adversarial"]) == 0
+    (folder / "runs" / "digits_at" / "results" / "evaluation-last-test.json").unlink()
     (folder / "photos").mkdir()
     (folder / "weights.pt").touch()
     return folder
