@@ -41,6 +41,13 @@ def cluster(tmp_path_factory):
     ray.shutdown()
 
 
+def pytest_collection_modifyitems(items):
+    """A way from one end to the other takes its time: such tests are left to `make test`, as those marked slow are."""
+    for item in items:
+        if item.name.startswith("test_end_to_end"):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """Where CI is set, a test that is skipped because there is no browser fails: the report was not looked at."""

@@ -57,6 +57,7 @@ def _theirs(model, x, y, norm, eps, batch):
     return found[0] if isinstance(found, tuple) else found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["linear", "perceptron", "convolutional"])
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.015), ("l2", 0.12)])
 def test_reference_the_standard_version_fools_the_same_images_by_the_same_inputs(kind, norm, eps):
@@ -71,6 +72,7 @@ def test_reference_the_standard_version_fools_the_same_images_by_the_same_inputs
     assert float((ours - theirs).abs().max()) <= 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["standard", "plus", "rand"])
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.004), ("l2", 0.04), ("l1", 0.5)])
 def test_closed_form_no_more_and_hardly_fewer_than_the_exact_adversary_are_fooled(version, norm, eps):

@@ -374,6 +374,7 @@ class _Counting(nn.Module):
         return self.model(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_contract_untargeted_works_on_compiled_networks_that_keep_no_way_back(norm):
     model, x, y = _problem("conv", image=(1, 6, 6), classes=4, n=6)

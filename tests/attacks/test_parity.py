@@ -39,6 +39,7 @@ def problem(parity):
     return model, x[:16], y[:16]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("name", NAMES)
 def test_reference_every_attack_on_a_trained_network(parity, problem, name, norm):

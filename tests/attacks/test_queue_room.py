@@ -80,6 +80,7 @@ ROUNDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROUNDS)
 @pytest.mark.parametrize("doubted", [False, True])
 def test_contract_rounds_side_by_side_count_as_if_they_came_in_turn(name, doubted):

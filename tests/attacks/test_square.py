@@ -59,6 +59,7 @@ def _authors(model, attack: Square, seed: int):
                         resc_schedule=attack.rescale, device="cpu")  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["linear", "dense", "convolutional"])
 @pytest.mark.parametrize(("norm", "rescale"), [("linf", False), ("l2", False), ("linf", True), ("l2", True)])
 def test_reference_iterates_are_those_of_the_authors_code(norm, rescale, kind):

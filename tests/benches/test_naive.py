@@ -119,6 +119,7 @@ def test_closed_form_worst_iterates_are_those_of_largest_loss():
     assert bool((with_eps >= clean - 1e-6).all()) and float((with_eps - clean).mean()) > 1e-3
 
 
+@pytest.mark.slow
 def test_reference_flatness_is_that_of_the_measurement():
     model, x, y, generator = _seen()
     before = [weight.detach().clone() for weight in model.parameters()]

@@ -61,6 +61,7 @@ def _by_slsqp(problem):
     return found.fun, found.x[:12].reshape(3, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("intercept", [True, False])
 def test_reference_the_classwise_optimum_is_that_of_a_generic_convex_solver(norm, intercept):

@@ -50,6 +50,7 @@ INEXACT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "norm, multi_class", [("linf", "ovr"), ("l2", "ovr"), ("l1", "ovr"), ("linf", "classwise_bound")]
 )

@@ -98,6 +98,7 @@ def _best(x, y, norm, eps, intercept, weight):
     return min(minimize(loss, start, method="Powell", options=options).fun for start in starts) - constant
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("intercept", [True, False])
 def test_closed_form_the_constant_threshold_is_bracketed(norm, intercept):

@@ -95,6 +95,7 @@ def _narrow(model, image, classes):
     return replace(model, **changes).build(image=image, classes=classes, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paper", sorted({row.paper for row in rows()}))
 def test_contract_every_row_can_be_trained(paper):
     """Its network is built, its training can begin, its method takes a step, and it can be written down."""

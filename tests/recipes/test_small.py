@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from robustscape.cli.recipes import recipes, rows
 from robustscape.data.augment import Chain
 from robustscape.data.autoaugment import AutoAugment
@@ -19,6 +21,7 @@ def _row(name):
     return next(row for row in rows() if row.name == name)
 
 
+@pytest.mark.slow
 def test_contract_small_runs_are_small():
     for row in rows():
         small = smaller(row.run)

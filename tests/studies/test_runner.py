@@ -190,6 +190,7 @@ class Sums(Squares):
         return [Sum(of=tuple(squares)), *squares]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_closed_form_a_cell_is_given_the_values_that_it_needs(study, tmp_path, processes):
     sums = Sums(log=study.log)
