@@ -261,8 +261,8 @@ def test_closed_form_a_line_between_two_models_ends_at_both(tmp_path):
 def test_contract_a_slice_so_wide_that_the_loss_overflows_is_marked(examples):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.ReLU(), nn.Linear(4, 3))
-    made = subject(model, torch.rand(4, 1, 3, 3), torch.arange(4) % 3, runtime=TRUTH)
+        model, x = nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.ReLU(), nn.Linear(4, 3)), torch.rand(4, 1, 3, 3)
+    made = subject(model, x, torch.arange(4) % 3, runtime=TRUTH)
     settings = Slice(attack=SHORT, width=1e30, positions=5, directions=2, examples=examples, audit=1.0)
     found = measure(settings, made)
     assert found.overflowed.tolist() == [[True, True, False, True, True]] * 2
