@@ -114,6 +114,7 @@ class _Spy(nn.Module):
         return self.model(x)
 
 
+@pytest.mark.slow
 def test_reference_the_iterates_under_l1_are_those_of_autoattack():
     """Its steps count the pixels that differ from x, roundings too: examples that begin with another count go apart."""
     ours, theirs, x = _Spy(_network("mlp")), _Spy(_network("mlp")), _images(32)

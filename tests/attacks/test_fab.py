@@ -247,6 +247,7 @@ def test_contract_a_row_is_searched_as_if_it_were_alone(norm, change):
         assert int(alone.steps[0]) == int(found[row][2])
 
 
+@pytest.mark.slow
 def test_contract_a_step_does_not_wait_for_the_device():
     """On the device "meta" nothing has a value, so whoever asks for one fails."""
     model, x, y = _problem(n=4)

@@ -275,6 +275,7 @@ def test_contract_images_of_any_shape_stay_inside_ball_and_box(norm, image):
 # -- company, radii, targets -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_contract_what_an_example_gets_does_not_depend_on_its_company(norm):
     """In a queue of three places, examples enter at different times and stand at different steps and restarts."""

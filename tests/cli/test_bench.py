@@ -66,6 +66,7 @@ def test_end_to_end_what_became_faster_is_not(earlier, capsys, tmp_path):
     assert "measured on something else: LeNet(2), batch 4, PGD-2" in text
 
 
+@pytest.mark.slow
 def test_contract_a_folder_is_compared_with_by_file_name(earlier, tmp_path):
     options = bench._options(bench.benches()["attack"], "attack", ["--quick", "--compare", str(earlier.parent)])
     assert bench._earlier(options, earlier.name) == load(earlier)

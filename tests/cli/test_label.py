@@ -92,6 +92,7 @@ def test_end_to_end_anyones_model_labels_images_in_folders(linear, folder, tmp_p
         assert stored["classes"].tolist() == list(images.classes)
 
 
+@pytest.mark.slow
 def test_contract_what_cannot_be_labelled_is_refused_in_one_sentence(run, folder, tmp_path, capsys):
     np.savez(tmp_path / "rgb.npz", **{f"{k}_{part}": v for part in ("train", "test") for k, v in _colours().items()})
     for words, sentence in (

@@ -282,6 +282,7 @@ def test_end_to_end_a_run_is_evaluated_measured_drawn_and_reported(trained, caps
     assert "digits_at" in page.read_text()
 
 
+@pytest.mark.slow
 def test_contract_a_run_is_judged_on_its_own_splits_whatever_the_seed(trained, capsys, tmp_path):
     words = [*QUICK, "--n", "none", "--loss-restarts", "0", "--restarts", "0", "--images", "0", "--checkpoint", "last"]
     found = []

@@ -16,6 +16,7 @@ def _a_machine(monkeypatch):
     monkeypatch.setattr("robustscape.recipes.estimating.rate", lambda runtime: 1e11)
 
 
+@pytest.mark.slow
 def test_contract_a_table_is_listed_with_row_setting_and_times(capsys):
     assert main(["recipes", "wu/table1"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()

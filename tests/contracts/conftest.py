@@ -41,12 +41,12 @@ def _short(value):
 
 
 def _params(protocol):
-    """All members with their defaults, and in every preset; data that lie in files are slow to read."""
+    """All members with their defaults, and in every preset; slow are data in files and presets of measurements."""
     for name in _names(protocol):
         value = named(protocol, name)
         value = _short(value) if protocol == "Attack" else value
-        from_files = {"path", "data_dir"} & set(vars(value))
-        yield pytest.param(value, id=name, marks=[pytest.mark.slow] if from_files else [])
+        slow = {"path", "data_dir"} & set(vars(value)) or (protocol == "Measurement" and "." in name)
+        yield pytest.param(value, id=name, marks=[pytest.mark.slow] if slow else [])
         if protocol == "Attack" and "." not in name:
             yield from (pytest.param(other, id=f"{name}-{change}") for change, other in _variants(value))
 

@@ -212,6 +212,7 @@ def test_end_to_end_an_altered_download_is_refused_and_not_kept(served: dict[str
     assert not list((tmp_path / "cache").rglob("*.gz"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "mnist").is_dir(), reason="the real files are not on this machine")
 def test_reference_the_real_files():
     splits = MNIST(data_dir=str(SHARED)).load(seed=0)

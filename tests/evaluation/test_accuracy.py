@@ -61,6 +61,7 @@ def test_closed_form_linear_model(norm, eps, dual):
     assert found.provenance.precision == "float64"
 
 
+@pytest.mark.slow
 def test_closed_form_a_search_that_claims_too_much_is_confirmed_on_the_model_itself():
     model, x, y = logistic_data(torch.float32)
     margin = (2 * y - 1) * model(x)[:, 1].detach()

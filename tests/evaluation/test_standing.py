@@ -37,6 +37,7 @@ def _settings(**changes):
     return Evaluating(eps=0.06, attacks=ATTACKS, loss_steps=2, loss_restarts=1, batch_size=8, **changes)
 
 
+@pytest.mark.slow
 def test_closed_form_attacks_add_up(looked_at):
     found = drained(evaluating(_settings(), looked_at))
     assert [search.name for search in found.searches] == ["PGD, loss", "FGSM", "PGD"]
@@ -56,6 +57,7 @@ def test_closed_form_attacks_add_up(looked_at):
     assert (steps >= 1).all() and (steps <= 14).all() and (found.steps[found.first != 2] == 0).all()
 
 
+@pytest.mark.slow
 def test_closed_form_an_entry_for_everyone_has_its_own_error(looked_at, monkeypatch):
     def entries(self):
         return (
@@ -96,6 +98,7 @@ def test_end_to_end_a_killed_evaluation_goes_on_to_the_same_result(looked_at, tm
     assert [(s.name, s.tried, s.flips) for s in found.searches] == [(s.name, s.tried, s.flips) for s in whole.searches]
 
 
+@pytest.mark.slow
 def test_contract_another_model_begins_anew_and_a_damaged_file_too(looked_at, tmp_path):
     partial = tmp_path / "partial"
     drained(evaluating(_settings(), looked_at, partial=partial))

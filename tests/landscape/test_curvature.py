@@ -136,6 +136,7 @@ def test_closed_form_of_a_quadratic_minimax(norm):
     assert about.ratio > 1.03 and difference.excess.value == pytest.approx(about.total - about.held, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.3), ("l2", 0.5)])
 def test_reference_implicit_term_of_a_smooth_network_equals_differences_of_attacked_gradients(norm, eps):
     made = smooth()

@@ -44,6 +44,7 @@ def test_closed_form_few_different_eigenvalues_take_few_steps():
     torch.testing.assert_close(weights, torch.tensor([1 / 6, 3 / 6, 2 / 6], dtype=torch.float64))
 
 
+@pytest.mark.slow
 def test_reference_density_of_a_small_network(tmp_path):
     made = looked_at()
     found = measure(Density(attack=ATTACK, starts=12, steps=20, sigma=0.02), made)

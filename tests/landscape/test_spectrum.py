@@ -38,6 +38,7 @@ def matrix(operator):
     return torch.stack([operator(e) for e in torch.eye(operator.size, dtype=torch.float64)])
 
 
+@pytest.mark.slow
 def test_reference_both_ends_of_both_losses_in_all_coordinates(tmp_path):
     made = looked_at()
     settings = Spectrum(

@@ -122,6 +122,7 @@ def test_end_to_end_the_plane_of_a_path_holds_its_checkpoints(tmp_path):
             assert performance(made, SHORT, "surface").clean_loss == pytest.approx(loss, rel=1e-10)
 
 
+@pytest.mark.slow
 def test_contract_rows_are_independent_leave_no_trace_and_come_back_from_a_file(tmp_path):
     made = curved()
     before = {name: value.clone() for name, value in made.model.state_dict().items()}

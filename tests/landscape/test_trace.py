@@ -56,6 +56,7 @@ def test_closed_form_both_are_unbiased_and_hutchpp_the_sharper_one():
     assert draws[hutchpp].std() < 0.3 * draws[hutchinson].std()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["hutch++", "hutchinson"])
 def test_reference_trace_of_a_small_network(method):
     made = looked_at()

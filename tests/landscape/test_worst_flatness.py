@@ -133,6 +133,7 @@ def test_closed_form_no_sampled_perturbation_is_worse(xi):
     assert worst.clean.value > (sampled.clean_losses - sampled.reference_clean_loss).max() + 1e-6
 
 
+@pytest.mark.slow
 def test_closed_form_the_rise_never_falls_with_the_radius():
     radii = (0.0, 0.01, 0.3)
     for scope in ("set", "batch"):
@@ -145,6 +146,7 @@ def test_closed_form_the_rise_never_falls_with_the_radius():
             assert values[0] == pytest.approx(0, abs=1e-12) and values == sorted(values) and values[-1] > 1e-3
 
 
+@pytest.mark.slow
 def test_contract_a_v_for_each_group_is_worse_than_one_for_all():
     settings = WorstFlatness(attack=ATTACK, xi=0.05, steps=10, restarts=2, group=2)
     one, each = (measure(replace(settings, scope=scope), look_at(network())) for scope in ("set", "batch"))

@@ -248,6 +248,7 @@ def test_end_to_end_side_by_side_gives_the_bits_that_each_run_gives_alone(tmp_pa
     assert list(train_several(runs, name="digits_at")) == []
 
 
+@pytest.mark.slow
 def test_contract_a_trial_of_the_first_run_decides_for_all(tmp_path, monkeypatch):
     monkeypatch.setattr(begun, "decide", lambda *_, **__: TRIED)
     runs = _seeds(tmp_path, 2)

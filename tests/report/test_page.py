@@ -50,6 +50,7 @@ def parsed(text):
     return Page(text)
 
 
+@pytest.mark.slow
 def test_contract_the_page_is_well_formed_and_labelled(parsed):
     tags = [tag for tag, _ in parsed.tags]
     assert (

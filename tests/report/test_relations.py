@@ -53,6 +53,7 @@ def test_reference_a_row_is_the_correlation_over_all_runs_and_within_methods(fol
     assert cells["Within methods"].value == pytest.approx(st.pearsonr(*apart).statistic)
 
 
+@pytest.mark.slow
 def test_contract_tables_are_written_in_every_form(folders, found):
     table = correlations(found)
     rows = list(csv.reader(io.StringIO(to_csv(table))))

@@ -162,6 +162,7 @@ def test_end_to_end_norms_of_all_trainings_are_shown_with_a_figure(small):
         assert f"{max(values) / min(values):.2f} under {what}" in shown.notes[0]
 
 
+@pytest.mark.slow
 def test_contract_cifar2_is_left_out_where_its_images_are_not(small, tmp_path, monkeypatch):
     assert small["cifar2"].table.rows == ()
     assert small["cifar2"].notes[-1] == "Left out: only done at the paper's scale."
