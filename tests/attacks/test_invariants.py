@@ -36,9 +36,8 @@ LARGEST = {"linf": 1.0, "l2": 30.0, "l1": 1000.0}
 IMAGES = [(1, 1, 2), (2, 1, 1), (1, 3, 1), (1, 2, 3), (2, 2, 2), (3, 1, 3), (1, 3, 4), (3, 2, 2)]
 COUNTS = {"steps": 6, "queries": 12, "samples": 3, "restarts": 2, "targets": 3, "eot": 2, "chunk": 8, "batch_size": 4}
 LOSSES = (CrossEntropy(), Margin(), DLR(), TargetedDLR(), KL())
-TIMES = [1, pytest.param(8, marks=pytest.mark.slow)]
 
-pytestmark = pytest.mark.filterwarnings("ignore:(targeted )?DLR needs")
+pytestmark = [pytest.mark.filterwarnings("ignore:(targeted )?DLR needs"), pytest.mark.slow]
 
 
 def many(examples):
@@ -171,13 +170,12 @@ def succeeded(attack, case, x_adv):
 # -- the allowed set, and no trace -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("times", TIMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("norm", NORMS)
-def test_contract_what_comes_back_lies_in_ball_and_box(norm, dtype, times):
+def test_contract_what_comes_back_lies_in_ball_and_box(norm, dtype):
     """In the box exactly; in the ball to one unit in the last place of 1 for each pixel, added up as the norm does."""
 
-    @many(50 * times)
+    @many(400)
     @given(st.data())
     def holds(data):
         case = data.draw(cases(norm, dtype))
@@ -206,12 +204,11 @@ def trace(model):
     return bits, states, modes, torch.is_grad_enabled(), torch.get_default_dtype()
 
 
-@pytest.mark.parametrize("times", TIMES)
 @pytest.mark.parametrize("norm", NORMS)
-def test_contract_no_trace_is_left(norm, times):
+def test_contract_no_trace_is_left(norm):
     """On a network with running statistics and dropout, its modules in any modes, some weights frozen."""
 
-    @many(25 * times)
+    @many(200)
     @given(st.data())
     def holds(data):
         case = data.draw(cases(norm, least=2))
@@ -234,10 +231,9 @@ def test_contract_no_trace_is_left(norm, times):
 # -- company ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("times", TIMES)
 @pytest.mark.parametrize("norm", NORMS)
-def test_contract_an_example_gets_the_same_bits_in_any_company_and_order(norm, times):
-    @many(25 * times)
+def test_contract_an_example_gets_the_same_bits_in_any_company_and_order(norm):
+    @many(200)
     @given(st.data())
     def holds(data):
         case = data.draw(cases(norm, least=2))
@@ -250,12 +246,11 @@ def test_contract_an_example_gets_the_same_bits_in_any_company_and_order(norm, t
     holds()
 
 
-@pytest.mark.parametrize("times", TIMES)
 @pytest.mark.parametrize("norm", NORMS)
-def test_contract_a_radius_of_its_own_is_as_that_radius_for_all(norm, times):
+def test_contract_a_radius_of_its_own_is_as_that_radius_for_all(norm):
     """But for the last bit: a number over a tensor is not rounded as a tensor over a tensor."""
 
-    @many(25 * times)
+    @many(200)
     @given(st.data())
     def holds(data):
         case = data.draw(cases(norm))
@@ -285,12 +280,11 @@ SEARCHES = {"result": "misclassified", "minimum": False}
 """Searches that end with their first success: what returns the last input or the largest loss promises nothing."""
 
 
-@pytest.mark.parametrize("times", TIMES)
 @pytest.mark.parametrize("norm", NORMS)
-def test_contract_more_restarts_leave_no_more_robust(norm, times):
+def test_contract_more_restarts_leave_no_more_robust(norm):
     """The numbers of a restart, of each target, are its own: of more restarts, the first are those of fewer."""
 
-    @many(30 * times)
+    @many(240)
     @given(st.data())
     def holds(data):
         case = data.draw(cases(norm))
@@ -302,15 +296,14 @@ def test_contract_more_restarts_leave_no_more_robust(norm, times):
     holds()
 
 
-@pytest.mark.parametrize("times", TIMES)
 @pytest.mark.parametrize("norm", NORMS)
-def test_contract_more_steps_queries_and_targets_leave_no_more_robust(norm, times):
+def test_contract_more_steps_queries_and_targets_leave_no_more_robust(norm):
     """Where the way does not depend on how long it is to be, unlike that of APGD and of a rescaled Square.
 
     FAB's does not either, but its last look, at the ball's surface, is at another point.
     """
 
-    @many(25 * times)
+    @many(200)
     @given(st.data())
     def holds(data):
         case = data.draw(cases(norm))
@@ -324,12 +317,11 @@ def test_contract_more_steps_queries_and_targets_leave_no_more_robust(norm, time
     holds()
 
 
-@pytest.mark.parametrize("times", TIMES)
 @pytest.mark.parametrize("norm", NORMS)
-def test_contract_autoattack_finds_what_the_first_of_its_parts_finds(norm, times):
+def test_contract_autoattack_finds_what_the_first_of_its_parts_finds(norm):
     """So it fools whom any of them fools: one finds for the others' survivors what it finds for all."""
 
-    @many(3 * times)
+    @many(24)
     @given(st.data())
     def holds(data):
         case = data.draw(cases(norm))
@@ -347,10 +339,9 @@ def test_contract_autoattack_finds_what_the_first_of_its_parts_finds(norm, times
 # -- linear networks, where the nearest misclassified input is known -------------------------------------------
 
 
-@pytest.mark.parametrize("times", TIMES)
 @pytest.mark.parametrize("norm", NORMS)
-def test_closed_form_no_attack_succeeds_where_ball_and_box_hold_no_misclassified_input(norm, times):
-    @many(30 * times)
+def test_closed_form_no_attack_succeeds_where_ball_and_box_hold_no_misclassified_input(norm):
+    @many(240)
     @given(st.data())
     def holds(data):
         case = data.draw(cases(norm, kinds=("linear",)))
@@ -367,15 +358,14 @@ def test_closed_form_no_attack_succeeds_where_ball_and_box_hold_no_misclassified
     holds()
 
 
-@pytest.mark.parametrize("times", TIMES)
 @pytest.mark.parametrize("norm", NORMS)
-def test_closed_form_a_larger_radius_leaves_no_more_robust_where_the_search_is_exact(norm, times):
+def test_closed_form_a_larger_radius_leaves_no_more_robust_where_the_search_is_exact(norm):
     """Of two classes. Elsewhere it is no law: a larger step, or start, may lead a search past what a smaller found.
 
     FGSM is exact under linf. FAB is to 2 % of the radius, and under l1 to less where ties between pixels decide.
     """
 
-    @many(13 * times)
+    @many(104)
     @given(st.data())
     def holds(data):
         case = data.draw(cases(norm, kinds=("linear",), classes=(2, 2)))

@@ -77,6 +77,7 @@ def _numbers(value):
     return [value] if isinstance(value, int | float) else []
 
 
+@pytest.mark.slow
 def test_contract_result_comes_back_from_its_file(quick, looked_at, tmp_path):
     result = measure(quick, looked_at)
     assert isinstance(result.provenance, Provenance) and result.provenance.seed == 2

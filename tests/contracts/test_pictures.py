@@ -72,6 +72,7 @@ def test_contract_says_so_where_rescaling_changes_it(picture, measured):
     assert (RESCALED in sentences(picture.care).lower()) == (not type(measured[0]).scale_free)
 
 
+@pytest.mark.slow
 def test_contract_is_drawn_by_matplotlib(picture, tmp_path):
     for plot in picture.plots:
         surface = plot.plane is not None and plot.plane.form == "surface"
