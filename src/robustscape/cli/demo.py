@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
     for name, run in zip(RECIPES, runs, strict=True):
         _step("train", train.main, [name, "--out", run])
     _step("evaluate", evaluate.main, runs)
-    _step("measure", measure.main, [*runs, "all"])
+    _step("measure", measure.main, [*runs, "flatness", "slices", "histograms", "gradients"])
     _step("figure", figure.main, runs)
     _step("report", report.main, [*runs, "--out", str(folder / "report.html")])
 
