@@ -126,7 +126,7 @@ def clustered(
 
 def _ray() -> Any:
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise BadInput("a cluster needs Ray, which is not installed; pip install 'robustscape[cluster]'") from None
     return ray
