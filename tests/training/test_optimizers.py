@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -41,6 +43,52 @@ def test_closed_form_nesterov_step_by_hand():
     optimizer.step()
     # velocity 2, step of 2 + .5 * 2
     assert float(net.weight.detach()) == pytest.approx(w - 0.1 * 3, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (SGD(lr=0.1, nesterov=True), lambda net: torch.optim.SGD(net, 0.1, 0.9, weight_decay=5e-4, nesterov=True)),
+        (Adam(lr=0.01), lambda net: torch.optim.Adam(net, 0.01)),
+        (AdamW(lr=0.01, weight_decay=0.1), lambda net: torch.optim.AdamW(net, 0.01, weight_decay=0.1)),
+    ],
+)
+def test_reference_steps_are_those_of_torch_to_the_bit(ours, theirs):
+    """Over an interruption as well."""
+    trained = []
+    for build in (ours.build, lambda net: theirs(net.parameters())):
+        torch.manual_seed(0)
+        net = _net()
+        optimizer = build(net)
+        for number in range(6):
+            if number == 3:
+                state, optimizer = optimizer.state_dict(), build(net)
+                optimizer.load_state_dict(state)
+            optimizer.zero_grad()
+            net(torch.randn(5, 2)).square().sum().backward()
+            optimizer.step()
+        trained.append(net.state_dict())
+    assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
+
+
+@pytest.mark.parametrize("kind", ["sgd.SGD", "adam.Adam", "adamw.AdamW", "entropy_sgd.EntropySGD"])
+def test_end_to_end_stepping_does_not_import_the_compiler(kind):
+    module, name = kind.split(".")
+    program = f"""
+import sys
+import torch
+from robustscape.training.optimizers.{module} import {name}
+
+net = torch.nn.Linear(2, 2)
+optimizer = {name}().build(net)
+optimizer.zero_grad()
+net(torch.ones(1, 2)).sum().backward()
+optimizer.step()
+optimizer.load_state_dict(optimizer.state_dict())
+print("torch._dynamo" in sys.modules)
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "False"
 
 
 @pytest.mark.parametrize(

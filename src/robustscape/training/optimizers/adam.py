@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from robustscape.training.optimizers._groups import check, groups
+from robustscape.training.optimizers._light import light
 from robustscape.types import BadInput
 
 
@@ -38,6 +39,6 @@ class Adam:
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """Return the optimiser over the model's parameters."""
-        return torch.optim.Adam(
+        return light(torch.optim.Adam)(
             groups(model, self.weight_decay, self.decay), lr=self.lr, betas=(self.beta1, self.beta2)
         )

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from robustscape.training.optimizers._groups import check, groups
+from robustscape.training.optimizers._light import light
 from robustscape.types import BadInput
 
 
@@ -44,6 +45,6 @@ class AdamW:
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """Return the optimiser over the model's parameters."""
-        return torch.optim.AdamW(
+        return light(torch.optim.AdamW)(
             groups(model, self.weight_decay, self.decay), lr=self.lr, betas=(self.beta1, self.beta2)
         )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from robustscape.streams import Streams
 from robustscape.training.optimizers._groups import check, groups
+from robustscape.training.optimizers._light import light
 from robustscape.types import BadInput
 
 
@@ -112,7 +113,7 @@ class EntropySGD:
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """Return what steps along w - mean."""
-        return torch.optim.SGD(
+        return light(torch.optim.SGD)(
             groups(model, self.weight_decay, self.decay), lr=self.lr, momentum=self.momentum, nesterov=self.nesterov
         )
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from robustscape.training.optimizers._groups import check, groups
+from robustscape.training.optimizers._light import light
 from robustscape.types import BadInput
 
 
@@ -41,6 +42,6 @@ class SGD:
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """Return the optimiser over the model's parameters."""
-        return torch.optim.SGD(
+        return light(torch.optim.SGD)(
             groups(model, self.weight_decay, self.decay), lr=self.lr, momentum=self.momentum, nesterov=self.nesterov
         )
