@@ -268,8 +268,11 @@ class WeightPerturbation(Protocol):
         ...
 
     @property
-    def statistics(self) -> Literal["w+v", "w", "every"]:
-        """Which forwards move BatchNorm's running statistics: the trained one, one at w in its place, or every one."""
+    def statistics(self) -> Literal["w+v", "w", "every", "eval"]:
+        """Which forwards move BatchNorm's running statistics: the trained one, one at w in its place, or every one.
+
+        "eval" is as "w", but the search for v is in eval mode and moves none: the forward at w is one of its own.
+        """
         ...
 
     def __call__(self, model: nn.Module, loss: WeightLoss, *, rng: Streams | None = None) -> Params:

@@ -141,6 +141,8 @@ def test_contract_words_and_settings_that_cannot_be_meant():
     for changes, words in (({"steps": 0}, "at least 1 step"), ({"tau": -1}, "at least 0, not -1"),
                            ({"step_size": 2.0}, "did you mean 2/255"), ({"step_size": 0.0}, "above 0"),
                            ({"omega": 8.0}, "did you mean 8/255"),
+                           ({"start": "normal"}, "not one of uniform, gaussian, direction, none"),
+                           ({"result": "first"}, "not one of last, misclassified"),
                            ({"threat": ThreatModel(norm="l1", eps=1)}, "l1")):  # fmt: skip
         with pytest.raises(BadInput, match=words):
             Friendly(**changes)

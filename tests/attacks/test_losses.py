@@ -14,6 +14,7 @@ from robustscape.attacks.losses import DLR, KL, CrossEntropy, Margin, TargetedDL
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
 from robustscape.models.linear import Linear
+from robustscape.types import BadInput
 
 
 def _logits(leads: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -118,6 +119,26 @@ def test_closed_form_divergence_and_its_gradient_at_any_lead(dtype):
     wanted[:, 1] = -wanted[:, [0, 2, 3]].sum(dim=1)  # near 1 the difference would be rounded away
     torch.testing.assert_close(slope.double(), wanted, rtol=1e-4, atol=0.0)
     torch.testing.assert_close(value.double()[:2], (p * (p / q).log()).sum(dim=1)[:2], rtol=1e-4, atol=0.0)
+
+
+@pytest.mark.parametrize("direction", ["reverse", "symmetric"])
+def test_closed_form_the_divergence_the_other_way_round_and_of_both(direction):
+    clean, _ = _logits([-2.0, 0.0, 3.0, 8.0])
+    clean = clean.double()
+    moved = (clean + torch.tensor([0.5, -1.0, 0.25, 0.0], dtype=torch.float64)).requires_grad_()
+    loss = KL(direction=direction)
+    value = loss(nn.Identity(), moved, loss.target(nn.Identity(), clean, torch.zeros(4, dtype=torch.int64)))
+    p, q = clean.softmax(dim=1), moved.softmax(dim=1)
+    there, back = (p * (p / q).log()).sum(dim=1), (q * (q / p).log()).sum(dim=1)
+    wanted = back if direction == "reverse" else (there + back) / 2
+    torch.testing.assert_close(value, wanted, rtol=1e-10, atol=1e-12)
+    slopes = [torch.autograd.grad(some.sum(), moved, retain_graph=True)[0] for some in (value, wanted)]
+    torch.testing.assert_close(*slopes, rtol=1e-8, atol=1e-12)
+
+
+def test_contract_an_unknown_direction_is_refused():
+    with pytest.raises(BadInput, match="one of forward, reverse, symmetric, not 'up'"):
+        KL(direction="up")  # pyright: ignore[reportArgumentType]
 
 
 def test_closed_form_the_divergence_is_0_at_the_clean_input():

@@ -83,6 +83,21 @@ def test_closed_form_samples_fill_the_ball_uniformly(norm):
         assert abs(share - 0.5) < 4 * (0.25 / 20_000) ** 0.5
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_closed_form_a_start_along_a_direction_is_a_uniform_share_of_the_radius_away(norm):
+    """Normal directions: under linf every pixel is as often the largest one, of either sign."""
+    x = torch.full((4000, 1, 2, 2), 0.5, dtype=torch.float64)
+    moved = (ThreatModel(norm=norm, eps=0.3).along(x, numbered(x, "x")) - x).flatten(1)
+    away = moved.abs().amax(dim=1) if norm == "linf" else moved.norm(dim=1)
+    expected = 0.3 * (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    assert float((away.sort().values - expected).abs().max()) < 0.3 * 0.026  # Kolmogorov: 1 in 100 above 1.63 / sqrt(N)
+    largest = moved.abs().argmax(dim=1)
+    counts = torch.stack([((largest == k) & (moved[:, k].sign() == s)).sum() for k in range(4) for s in (-1, 1)])
+    assert float((counts - 500).abs().max()) < 4 * 21  # a standard deviation is 21
+    halves = ThreatModel(norm=norm, eps=0.3).along(x, numbered(x, "x"), torch.full((4000,), 0.15, dtype=torch.float64))
+    torch.testing.assert_close((halves - x).flatten(1), moved / 2, rtol=1e-9, atol=1e-12)
+
+
 def test_contract_eps_of_each_example():
     x = torch.full((3, 4), 0.5)
     eps = torch.tensor([0.0, 0.1, 0.2])

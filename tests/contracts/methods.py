@@ -97,7 +97,7 @@ def _tracked(**changes: Any) -> Run:
 def _cases() -> dict[str, Run]:
     cases = {f"objective {name}": replace(BASE, objective=value) for name, value in _all("Objective").items()}
     cases |= {f"weights {name}": replace(BASE, weights=value) for name, value in _all("WeightPerturbation").items()}
-    for statistics in ("w", "w+v", "every"):
+    for statistics in ("w", "w+v", "every", "eval"):
         weights = AWP(steps=2, statistics=statistics)
         cases[f"statistics {statistics}"] = replace(BASE, weights=weights, model=NORMALISED)
     cases |= {f"optimizer {name}": _training(optimizer=value) for name, value in _all("Optimizer").items()}
@@ -115,7 +115,7 @@ def _cases() -> dict[str, Run]:
         "swa, adversarial": _normalised(swa_start=1, statistics="adversarial", statistics_batches=2),
         "penalties and clipping": _training(l1=1e-3, l2=1e-2, clip_gradient=0.1, clip_weights=0.2),
         "clipping of entries": _normalised(clip_gradient=0.05, clip_gradient_by="entry", clip_weights=0.2),
-        "attacked in train mode": _normalised(attack_mode="train", attack_statistics="counted"),
+        "attacked in train mode": _normalised(attack_mode="train", attack_statistics="counted", clean_pass=True),
         "schedules by the epoch": _training(eps=Rise(high=4), schedules="epoch"),
         "snapshots": _training(lr=Periodic(resets=(0.5,)), snapshots=True),
         "tracking": replace(_tracked(best_on_test=True, keep_every=1, track_first=5, track_last=2), tracking=Memory()),

@@ -32,7 +32,7 @@ def loss(batch):
 def test_contract_is_a_weight_perturbation(perturbation):
     assert isinstance(perturbation, WeightPerturbation)
     assert perturbation.warmup >= 0 and perturbation.decay_at in ("w", "w+v")
-    assert perturbation.statistics in ("w+v", "w", "every")
+    assert perturbation.statistics in ("w+v", "w", "every", "eval")
 
 
 def _more(perturbation):

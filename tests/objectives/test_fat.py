@@ -27,7 +27,8 @@ RISES = (0.1, 0.2)  # of ten steps: tau is 0, 1, 2 in the first three
 
 def _objective(form, result):
     attack = Friendly(threat=ThreatModel(eps=EPS), steps=STEPS, step_size=SIZE, start="gaussian", result=result)
-    return FAT(attack=attack, form=form, beta=None if form == "at" else BETA, rises=RISES)
+    words, beta = form.split(), None if form == "at" else BETA
+    return FAT(attack=attack, form=words[0], beta=beta, constants=words[-1] if words[1:] else "paper", rises=RISES)
 
 
 def _attacked(net, batch, done, form, result):
@@ -61,17 +62,20 @@ def _loss(net, batch, x_adv, form):
     net.train()
     if form == "at":
         return F.cross_entropy(net(x_adv), batch.y)
-    clean, q = net(batch.x), net(x_adv).softmax(1)
+    if form == "mart code":
+        q, clean, tiny, most, more = net(x_adv).softmax(1), net(batch.x), 1e-12, 1.0001, 1.0000001
+    else:
+        clean, q, tiny, most, more = net(batch.x), net(x_adv).softmax(1), 0.0, 1.0, 1.0
     p, own = clean.softmax(1), (torch.arange(8), batch.y)
-    divergence = (p * (p.log() - q.log())).sum(dim=1)
+    divergence = (p * (p.log() - (q + tiny).log())).sum(dim=1)
     if form == "trades":
         return F.cross_entropy(clean, batch.y) + BETA * divergence.mean()
     wrong = q.scatter(1, batch.y[:, None], 0.0).amax(dim=1)
-    return (-q[own].log() - (1 - wrong).log() + BETA * divergence * (1 - p[own])).mean()
+    return (-q[own].log() - (most - wrong + tiny).log() + BETA * divergence * (more - p[own])).mean()
 
 
 @pytest.mark.parametrize("result", ["last", "misclassified"])
-@pytest.mark.parametrize("form", ["at", "trades", "mart"])
+@pytest.mark.parametrize("form", ["at", "trades", "mart", "mart code"])
 @pytest.mark.parametrize("gamma", [0.0, GAMMA])
 def test_reference_steps_in_float64(form, result, gamma, naive, stepped, rendered, same):
     batches = naive.batches(3)
@@ -113,6 +117,8 @@ def test_contract_another_attack_is_stopped_early():
     assert isinstance(FAT(), Staged)
     run = parse(digits_at(), ["--objective", "fat", "--objective.form", "trades"], program="train", description="")
     assert run.objective.attack.threat.eps == 0.1 and run.objective.attack.loss == KL()
+    stutz = parse(digits_at(), ["--objective", "fat.stutz"], program="train", description="").objective
+    assert stutz.attack.result == "misclassified" and stutz.attack.threat.eps == 0.1 and stutz.rises == ()
 
 
 def test_contract_settings_that_cannot_be_meant_are_refused():
@@ -123,3 +129,8 @@ def test_contract_settings_that_cannot_be_meant_are_refused():
         FAT(beta=6.0)
     with pytest.raises(BadInput, match="start='gaussian'"):
         FAT(attack=Friendly(start="none"), form="trades")
+    with pytest.raises(BadInput, match="did you mean form='mart'"):
+        FAT(constants="code")
+    with pytest.raises(BadInput, match="'paper' or the 'code', not 'none'"):
+        FAT(form="mart", constants="none")  # pyright: ignore[reportArgumentType]
+    assert FAT.mart().constants == "code"

@@ -30,10 +30,13 @@ def _attacked(naive, net, batch, done):
     return naive.ascended(start, batch.x, lambda x: F.cross_entropy(net(x), batch.y), eps=EPS, size=SIZE, steps=STEPS)
 
 
-def _loss(net, batch, x_adv, form):
+def _loss(net, batch, x_adv, form, first):
     """Image by image, as equation 3 of Wu et al. and the lines of the authors' code say."""
     net.train()
-    p, q = net(batch.x).softmax(1), net(x_adv).softmax(1)
+    if first == "clean":
+        p, q = net(batch.x).softmax(1), net(x_adv).softmax(1)
+    else:
+        q, p = net(x_adv).softmax(1), net(batch.x).softmax(1)
     code = form == "code"
     losses = []
     for clean, adversarial, y in zip(p, q, batch.y, strict=True):
@@ -49,17 +52,18 @@ def _loss(net, batch, x_adv, form):
     return torch.stack(losses).mean()
 
 
-@pytest.mark.parametrize("form", ["paper", "code"])
+@pytest.mark.parametrize(("form", "first"), [("paper", "clean"), ("code", "clean"), ("code", "adversarial")])
 @pytest.mark.parametrize("weights", [None, AWP(gamma=GAMMA)], ids=["alone", "awp"])
-def test_reference_steps_in_float64(form, weights, naive, stepped, rendered, same):
+def test_reference_steps_in_float64(form, first, weights, naive, stepped, rendered, same):
     batches = naive.batches(3)
-    ours, logs = stepped(MART(attack=ATTACK, beta=BETA, form=form), weights, batches)
+    ours, logs = stepped(MART(attack=ATTACK, beta=BETA, form=form, first=first), weights, batches)
     for log in logs:
         parts = log.loss["boosted_cross_entropy"] + BETA * log.loss["weighted_kl"]
         assert log.loss["total"] == pytest.approx(parts, rel=1e-12)
 
     def made(batch, done):
-        return lambda net: partial(_loss, batch=batch, x_adv=_attacked(naive, net, batch, done), form=form)
+        how = {"form": form, "first": first}
+        return lambda net: partial(_loss, batch=batch, x_adv=_attacked(naive, net, batch, done), **how)
 
     theirs = rendered(naive.network(), [made(*pair[::-1]) for pair in enumerate(batches)], GAMMA if weights else 0.0)
     same(ours, theirs)
@@ -101,6 +105,8 @@ def test_contract_settings_that_cannot_be_meant_are_refused(naive):
         MART(beta=-1.0)
     with pytest.raises(BadInput, match="'paper' or 'code'"):
         MART(form="wrong")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(BadInput, match="'clean' or 'adversarial', not 'both'"):
+        MART(first="both")  # pyright: ignore[reportArgumentType]
     batch = naive.batches(1)[0]
     soft = replace(batch, target=torch.full((8, 3), 1 / 3, dtype=torch.float64))
     with pytest.raises(BadInput, match="mixup do not go with it"):

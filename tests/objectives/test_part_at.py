@@ -14,7 +14,7 @@ from robustscape.attacks.threat import ThreatModel
 from robustscape.objectives.at import AT
 from robustscape.objectives.part_at import PartAT
 from robustscape.streams import Streams
-from robustscape.types import BadInput
+from robustscape.types import BadInput, Batch
 from robustscape.weights.awp import AWP
 
 EPS, SIZE, STEPS, GAMMA = 0.1, 0.03, 3, 0.02
@@ -100,3 +100,16 @@ def test_contract_settings_that_cannot_be_meant_are_refused():
     assert PartAT.ignore_incorrect().misclassified == "clean"
     assert PartAT.prevent_label_leaking().labels == "predicted"
     assert PartAT.official().share == 0.5
+
+
+@pytest.mark.parametrize(("share", "n", "attacked"), [(0.8, 10, 8), (0.9, 10, 9), (0.3, 8, 3), (0.5, 1, 1)])
+def test_closed_form_a_share_of_a_batch_is_rounded_up_to_whole_images(share, n, attacked):
+    """0.1 of 10 images is 1, though 1 - 0.9 is a little less than 0.1 in floating point."""
+
+    def seen(model, x, y, *, rng=None):
+        return x + len(x)
+
+    batch = Batch(x=torch.zeros(n, 1, 2, 2), y=torch.zeros(n, dtype=torch.int64), index=torch.arange(n))
+    _, attack = PartAT(attack=ATTACK, share=share).stage(batch, Streams(), 0, 1)
+    x_adv = replace(attack, attack=seen)(None, batch.x, batch.y)
+    assert x_adv[:, 0, 0, 0].tolist() == [0.0] * (n - attacked) + [float(attacked)] * attacked

@@ -20,6 +20,7 @@ from robustscape.modes import evaluating
 from robustscape.objectives.self_supervised import SelfSupervised
 from robustscape.runtime import Runtime, fast
 from robustscape.streams import Streams
+from robustscape.training.batch_loss import rows_of
 from robustscape.types import BadInput
 from robustscape.weights.awp import AWP
 
@@ -143,6 +144,27 @@ def test_contract_soft_targets_are_those_of_the_classes(naive):
         hard_staged, soft_staged = (objective.stage(some, rng, 0, 1)[0] for some in (batch, soft))
         hard_loss, soft_loss = (objective(net.eval(), some, some.x).total for some in (hard_staged, soft_staged))
         torch.testing.assert_close(hard_loss, soft_loss)
+
+
+def test_closed_form_the_losses_of_parts_of_the_five_copies_are_that_of_the_whole(naive):
+    """Where memory is short: each part counts by its share, whatever copies are in it."""
+    objective, batch = SelfSupervised(form="five", weight=WEIGHT), naive.batches(1)[0]
+    net = objective.prepare(naive.network()).eval()
+    made, _ = objective.stage(batch, Streams(0, ("x",), batch.index), 0, 1)
+    whole = objective(net, made, made.x)
+    upright = F.cross_entropy(net(batch.x)[:, :3], batch.y)
+    torch.testing.assert_close(whole.parts["adversarial_cross_entropy"], upright, rtol=1e-12, atol=0)
+    parts = [slice(0, 2), slice(2, 9), slice(9, 40)]
+    found = [objective(net, rows_of(made, rows), made.x[rows]).total * (rows.stop - rows.start) for rows in parts]
+    torch.testing.assert_close(sum(found) / 40, whole.total, rtol=1e-12, atol=0)
+
+
+def test_contract_a_single_image_cannot_be_normalised_in_the_head(naive):
+    one = rows_of(naive.batches(1)[0], slice(1))
+    with pytest.raises(BadInput, match="leaves no single image over"):
+        SelfSupervised.stutz().stage(one, Streams(0, ("x",), one.index), 0, 1)
+    made, _ = replace(SelfSupervised.stutz(), head="linear").stage(one, Streams(0, ("x",), one.index), 0, 1)
+    assert len(made) == 1
 
 
 def test_contract_settings_that_cannot_be_meant_are_refused(naive):

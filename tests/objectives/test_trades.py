@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustscape.attacks.fgsm import FGSM
+from robustscape.attacks.friendly import Friendly
 from robustscape.attacks.losses import KL, CrossEntropy, Margin
 from robustscape.attacks.noise import Noise
 from robustscape.attacks.pgd import PGD
@@ -40,10 +41,10 @@ EPS, SIZE, STEPS, BETA, GAMMA = 0.1, 0.03, 3, 4.0, 0.02
 SEED, TOTAL = 5, 10
 
 
-def _ours(forwards, weights) -> nn.Module:
+def _ours(weights, **changes) -> nn.Module:
     net = naive.network()
     attack = PGD(threat=ThreatModel(eps=EPS), steps=STEPS, step_size=SIZE, start="gaussian")
-    objective = TRADES(attack=attack, beta=BETA, forwards=forwards)
+    objective = TRADES(attack=attack, beta=BETA, **changes)
     optimizer = SGD(lr=naive.LR, momentum=naive.MOMENTUM, weight_decay=naive.DECAY)
     settings = Training(epochs=1, optimizer=optimizer, lr=Constant())
     how, built = method(net, objective, weights, settings, TRUTH), settings.optimizer.build(net)
@@ -57,54 +58,63 @@ def _ours(forwards, weights) -> nn.Module:
 # -- the naive rendering: no code of the library but its random numbers ---------------------------------
 
 
-def _divergence(p: Tensor, q: Tensor) -> Tensor:
-    return (p * (p.log() - q.log())).sum()
+def _divergence(p: Tensor, q: Tensor, which: str = "forward") -> Tensor:
+    there, back = (p * (p.log() - q.log())).sum(), (q * (q.log() - p.log())).sum()
+    return {"forward": there, "reverse": back, "symmetric": (there + back) / 2}[which]
 
 
-def _attacked(net: nn.Module, batch: Batch, done: int) -> Tensor:
+def _attacked(net: nn.Module, batch: Batch, done: int, which: str) -> Tensor:
     net.eval()
     noise = Streams(SEED, ("train", done, 0, "gaussian"), batch.index).normal(1, 6, 6, dtype=torch.float64)
     start = (batch.x + 0.001 * noise).clamp(0, 1)
 
     def loss(x_adv: Tensor) -> Tensor:
-        return _divergence(net(batch.x).softmax(1), net(x_adv).softmax(1))
+        return _divergence(net(batch.x).softmax(1), net(x_adv).softmax(1), which)
 
     return naive.ascended(start, batch.x, loss, eps=EPS, size=SIZE, steps=STEPS)
 
 
-def _loss(net: nn.Module, batch: Batch, x_adv: Tensor, forwards: int) -> Tensor:
+def _loss(net: nn.Module, batch: Batch, x_adv: Tensor, forwards=2, first="clean", divergence="forward", detached=False):
     net.train()
     if forwards == 1:
         both = net(torch.cat([batch.x, x_adv]))
         clean = again = both[:8]
         adversarial = both[8:]
-    else:
+    elif first == "clean":
         clean = again = net(batch.x)
         adversarial = net(x_adv)
-        if forwards == 3:
-            again = net(batch.x)
-    divergence = _divergence(again.softmax(1), adversarial.softmax(1)) / 8
-    return F.cross_entropy(clean, batch.y) + BETA * divergence
+        again = net(batch.x) if forwards == 3 else again
+    else:
+        adversarial = net(x_adv)
+        clean = again = net(batch.x)
+        clean = net(batch.x) if forwards == 3 else clean
+    p = again.softmax(1).detach() if detached else again.softmax(1)
+    return F.cross_entropy(clean, batch.y) + BETA * _divergence(p, adversarial.softmax(1), divergence) / 8
 
 
-def _naive(forwards: int, perturbed: bool) -> nn.Module:
+def _naive(perturbed: bool, **changes) -> nn.Module:
     net, velocity = naive.network(), {}
     for done, batch in enumerate(naive.batches(3)):
-        x_adv = _attacked(net, batch, done)
-        loss = partial(_loss, batch=batch, x_adv=x_adv, forwards=forwards)
+        x_adv = _attacked(net, batch, done, changes.get("divergence", "forward"))
+        loss = partial(_loss, batch=batch, x_adv=x_adv, **changes)
         v = naive.perturbation(net, loss, GAMMA) if perturbed else {}
         naive.descended(net, loss, v, velocity)
     return net
 
 
-@pytest.mark.parametrize("forwards", [1, 2, 3])
+@pytest.mark.parametrize(
+    "changes",
+    [{"forwards": 1}, {"forwards": 2}, {"forwards": 3}, {"first": "adversarial"},
+     {"forwards": 3, "first": "adversarial"}, {"divergence": "reverse"}, {"divergence": "symmetric"},
+     {"detached": True}, {"forwards": 3, "first": "adversarial", "divergence": "symmetric", "detached": True}],
+)  # fmt: skip
 @pytest.mark.parametrize("weights", [None, AWP(gamma=GAMMA)], ids=["alone", "awp"])
-def test_reference_steps_in_float64(forwards, weights):
+def test_reference_steps_in_float64(changes, weights):
     """Weights, running statistics and their count: what three forwards do to them as well."""
-    ours, naive = _ours(forwards, weights).state_dict(), _naive(forwards, weights is not None).state_dict()
+    ours, naive = _ours(weights, **changes).state_dict(), _naive(weights is not None, **changes).state_dict()
     for name, value in ours.items():
         torch.testing.assert_close(value, naive[name], rtol=0, atol=1e-10, msg=name)
-    assert int(ours["1.num_batches_tracked"]) == 3 * forwards
+    assert int(ours["1.num_batches_tracked"]) == 3 * changes.get("forwards", 2)
 
 
 def test_contract_attacked_together_with_other_seeds_each_finds_the_same():
@@ -142,6 +152,10 @@ def test_contract_an_attack_on_the_cross_entropy_raises_the_divergence_here():
     own = PGD(threat=ThreatModel(eps=0.3), steps=40, step_size=0.01)
     assert TRADES(attack=own).attack == replace(own, loss=KL())
     assert TRADES(attack=FGSM(random_start=True)).attack == FGSM(random_start=True, loss=KL())
+    assert TRADES(attack=Friendly(tau=1)).attack == Friendly(tau=1, loss=KL())
+    turned = replace(TRADES(attack=own), divergence="reverse")
+    assert turned.attack == replace(own, loss=KL(direction="reverse"))
+    assert replace(turned, divergence="forward") == TRADES(attack=own)
     for other in (PGD(loss=Margin()), Noise()):
         assert TRADES(attack=other).attack is other
     assert AT(attack=own).attack.loss == CrossEntropy()
@@ -164,3 +178,11 @@ def test_contract_settings_that_cannot_be_meant_are_refused():
         TRADES(beta=-1.0)
     with pytest.raises(BadInput, match="1, 2 or 3 forwards, not 4"):
         TRADES(forwards=4)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(BadInput, match="'clean' or 'adversarial', not 'noisy'"):
+        TRADES(first="noisy")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(BadInput, match="forwards=1 has no first forward"):
+        TRADES(forwards=1, first="adversarial")
+    with pytest.raises(BadInput, match="forward, reverse, symmetric, not 'sideways'"):
+        TRADES(divergence="sideways")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(BadInput, match="start='gaussian'"):
+        TRADES(attack=Friendly(start="none"))

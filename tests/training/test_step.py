@@ -71,7 +71,7 @@ def _naive_pgd(net, batch, done):
     return naive.ascended(start, batch.x, loss, eps=EPS, size=STEP, steps=STEPS)
 
 
-def _naive(batches, *, gamma, official=False, attack_train=None, net=None) -> nn.Module:
+def _naive(batches, *, gamma, official=False, attack_train=None, clean=False, net=None) -> nn.Module:
     net, velocity = net or naive.network(), {}
     for done, batch in enumerate(batches):
         if attack_train is None:
@@ -92,6 +92,8 @@ def _naive(batches, *, gamma, official=False, attack_train=None, net=None) -> nn
         elif gamma:  # as the paper's equations
             v = naive.perturbation(net, loss, gamma)
         naive.descended(net, loss, v, velocity, decay_at="w+v" if official else "w")
+        if clean:
+            net(batch.x)  # still in train mode: for the log
     return net
 
 
@@ -120,6 +122,22 @@ def test_reference_awp_of_the_paper_float64():
 def test_reference_awp_of_the_authors_code_float64():
     batches = naive.batches(3)
     _assert_equal(_ours(AWP.official(), batches), _naive(batches, gamma=0.01, official=True))
+
+
+def test_reference_the_code_of_rice_and_wu_whole_float64():
+    """The attack in train mode, counted, AWP with weight decay at w + v, and a clean pass after the step."""
+    batches, changes = naive.batches(3), {"attack_mode": "train", "attack_statistics": "counted", "clean_pass": True}
+    for weights, gamma in ((None, 0), (AWP.official(), 0.01)):
+        ours = _ours(weights, batches, **changes)
+        _assert_equal(ours, _naive(batches, gamma=gamma, official=True, attack_train="counted", clean=True))
+        assert int(ours.state_dict()["1.num_batches_tracked"]) == 3 * (STEPS + 2)
+
+
+def test_closed_form_without_running_statistics_a_clean_pass_is_not_made():
+    batches, seen = naive.batches(2), []
+    ours = _ours(None, batches, net=_watched(_blocks(normalised=False), seen), clean_pass=True)
+    _assert_equal(ours, _naive(batches, gamma=0, net=_blocks(normalised=False)))
+    assert seen.count(8) == 2 * (STEPS + 1)
 
 
 def test_closed_form_awp_waits_for_its_warm_up():

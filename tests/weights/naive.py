@@ -32,12 +32,15 @@ SEED, TOTAL = 5, 10
 V = dict[str, Tensor]
 
 
-def network() -> nn.Module:
+def network(frozen: tuple[str, ...] = ()) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        return nn.Sequential(
+        made = nn.Sequential(
             nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(64, 5), nn.Tanh(), nn.Linear(5, 3)
         ).double()
+    for name, p in made.named_parameters():
+        p.requires_grad_(name not in frozen)
+    return made
 
 
 def batches(count: int) -> list[Batch]:
@@ -95,12 +98,12 @@ class Step:
 
     def slope(self, v: V, x_adv: Tensor) -> V:
         """The gradient at w + v; its forward counts for BatchNorm as the statistics say."""
-        probe = moved(self.net, v).train()
+        probe = moved(self.net, v).train(self.statistics != "eval")
         self.loss(probe, x_adv).backward()
         if self.statistics == "every" or (self.statistics == "w" and not self.visits):
             self.count(probe)
         self.visits += 1
-        return {name: p.grad for name, p in probe.named_parameters()}
+        return {name: p.grad for name, p in probe.named_parameters() if p.requires_grad}
 
     def count(self, probe: nn.Module) -> None:
         for ours, theirs in zip(self.net.buffers(), probe.buffers(), strict=True):
@@ -110,22 +113,34 @@ class Step:
 Search = Callable[[Step, dict[str, Tensor], Tensor], tuple[V, Tensor]]
 
 
-def naively(search: Search, *, decay_at: str, statistics: str, trades: bool = False, count: int = 2) -> list:
+def naively(
+    search: Search,
+    *,
+    decay_at: str,
+    statistics: str,
+    trades: bool = False,
+    count: int = 2,
+    frozen: tuple[str, ...] = (),
+) -> list:
     """Train some steps; return for each v, the gradient that the optimiser is given, and the whole state."""
-    net, velocity, seen = network(), {}, []
+    net, velocity, seen = network(frozen), {}, []
     for done, batch in enumerate(batches(count)):
         now = Step(net, batch, done, statistics, trades)
-        w = {name: p.detach().clone() for name, p in net.named_parameters()}
+        w = {name: p.detach().clone() for name, p in net.named_parameters() if p.requires_grad}
         v, x_adv = search(now, w, now.attacked({}))
-        if statistics == "w" and not now.visits:
-            now.slope({}, x_adv)
+        if statistics == "eval" or (statistics == "w" and not now.visits):
+            beside = moved(net, {}).train()
+            now.loss(beside, x_adv)
+            now.count(beside)
         trained = moved(net, v).train()
         now.loss(trained, x_adv).backward()
-        if statistics != "w":
+        if statistics not in ("w", "eval"):
             now.count(trained)
-        slopes = {name: p.grad for name, p in trained.named_parameters()}
+        slopes = {name: p.grad for name, p in trained.named_parameters() if p.requires_grad}
         with torch.no_grad():
             for name, p in net.named_parameters():
+                if name in frozen:
+                    continue
                 read = p + v.get(name, 0) if decay_at == "w+v" else p
                 velocity[name] = MOMENTUM * velocity.get(name, 0) + slopes[name] + DECAY * read
                 p.sub_(LR * velocity[name])
@@ -147,25 +162,27 @@ class Spied:
         return self.found
 
 
-def by_library(weights, *, trades: bool = False, count: int = 2) -> list:
+def by_library(weights, *, trades: bool = False, count: int = 2, frozen: tuple[str, ...] = ()) -> list:
     """Train the same steps with the library; return the same."""
     attack = PGD(threat=ThreatModel(eps=EPS), steps=STEPS, step_size=SIZE)
     objective = TRADES(attack=attack, beta=BETA) if trades else AT(attack=attack)
     optimizer = SGD(lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
     settings = Training(epochs=1, optimizer=optimizer, lr=Constant())
-    net, spied, seen = network(), Spied(weights), []
+    net, spied, seen = network(frozen), Spied(weights), []
     how, built = method(net, objective, spied, settings, TRUTH), optimizer.build(net)
     for done, batch in enumerate(batches(count)):
         step(how, built, batch, done, TOTAL, SEED)
-        slopes = {name: p.grad.clone() for name, p in net.named_parameters()}
-        seen.append((spied.found, slopes, {name: value.clone() for name, value in net.state_dict().items()}))
+        slopes = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+        found = {name: value for name, value in spied.found.items() if name not in frozen}
+        seen.append((found, slopes, {name: value.clone() for name, value in net.state_dict().items()}))
     return seen
 
 
-def assert_equal(weights, search: Search, *, trades: bool = False) -> None:
+def assert_equal(weights, search: Search, *, trades: bool = False, frozen: tuple[str, ...] = ()) -> None:
     """Perturbation, gradients, weights and BatchNorm's buffers agree to 1e-10 after every step."""
-    ours = by_library(weights, trades=trades)
-    theirs = naively(search, decay_at=weights.decay_at, statistics=weights.statistics, trades=trades)
+    ours = by_library(weights, trades=trades, frozen=frozen)
+    how = {"decay_at": weights.decay_at, "statistics": weights.statistics, "trades": trades, "frozen": frozen}
+    theirs = naively(search, **how)
     for mine, other in zip(ours, theirs, strict=True):
         for what, a, b in zip(("perturbation", "gradient", "state"), mine, other, strict=True):
             assert set(a) == set(b), what

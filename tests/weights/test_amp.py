@@ -65,6 +65,7 @@ def _of_the_code(amp):
         AMP(delta=0.3, steps=3),
         AMP(delta=100.0, steps=2, step_size=0.5, refresh=False, statistics="w"),
         AMP(delta=0.3, steps=2, statistics="every", decay_at="w+v"),
+        AMP(delta=0.3, steps=2, statistics="eval"),
     ],
 )
 def test_reference_one_step_of_the_papers_float64(amp, trades):

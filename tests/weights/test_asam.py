@@ -33,7 +33,9 @@ def _to_the_ellipsoid(asam):
     return search
 
 
-@pytest.mark.parametrize("asam", [ASAM(), ASAM.official(), ASAM.davda54(), ASAM(statistics="w+v", decay_at="w+v")])
+@pytest.mark.parametrize(
+    "asam", [ASAM(), ASAM.official(), ASAM.davda54(), ASAM(statistics="w+v", decay_at="w+v"), ASAM(statistics="eval")]
+)
 def test_reference_one_step_float64(asam):
     naive.assert_equal(asam, _to_the_ellipsoid(asam))
 

@@ -101,6 +101,7 @@ def test_closed_form_a_zero_gradient_gives_a_zero_perturbation():
 def test_contract_settings():
     assert AWP.official() == AWP(gamma=0.01, decay_at="w+v")
     assert AWP.official_trades() == AWP(gamma=0.005, warmup=9, decay_at="w+v")
+    assert AWP.stutz() == AWP(gamma=0.01, statistics="eval")
     for wrong in (dict(gamma=0), dict(gamma=2.5), dict(steps=0), dict(alternations=0), dict(warmup=-1)):
         with pytest.raises(BadInput):
             AWP(**wrong)
@@ -144,13 +145,13 @@ def _of_the_code(gamma):
 
 
 @pytest.mark.parametrize("trades", [False, True])
-@pytest.mark.parametrize("statistics", ["w+v", "w", "every"])
+@pytest.mark.parametrize("statistics", ["w+v", "w", "every", "eval"])
 def test_reference_one_step_of_the_paper_float64(statistics, trades):
     awp = AWP(gamma=0.02, statistics=statistics)
     naive.assert_equal(awp, _by_layer(awp), trades=trades)
 
 
-@pytest.mark.parametrize("statistics", ["w+v", "w", "every"])
+@pytest.mark.parametrize("statistics", ["w+v", "w", "every", "eval"])
 def test_reference_several_steps_and_alternations_float64(statistics):
     awp = AWP(gamma=0.1, steps=2, alternations=2, statistics=statistics)
     naive.assert_equal(awp, _by_layer(awp))
@@ -159,6 +160,11 @@ def test_reference_several_steps_and_alternations_float64(statistics):
 @pytest.mark.parametrize(("awp", "trades"), [(AWP.official(), False), (AWP.official_trades(), True)])
 def test_reference_one_step_of_the_authors_code_float64(awp, trades):
     naive.assert_equal(replace(awp, warmup=0), _of_the_code(awp.gamma), trades=trades)
+
+
+def test_reference_what_is_frozen_does_not_move_float64():
+    awp = AWP(gamma=0.02)
+    naive.assert_equal(awp, _by_layer(awp), frozen=("0.weight", "1.bias", "4.bias"))
 
 
 def test_reference_filter_wise_float64():

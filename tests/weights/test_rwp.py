@@ -34,8 +34,9 @@ def test_contract_another_step_draws_another_direction():
 
 
 def test_contract_settings():
-    with pytest.raises(BadInput, match="above 0"):
-        RWP(gamma=0)
+    for gamma in (0, float("inf"), float("nan")):
+        with pytest.raises(BadInput, match="above 0"):
+            RWP(gamma=gamma)
     with pytest.raises(BadInput, match="RWP's distribution is one of"):
         RWP(distribution="cube")
 
@@ -53,9 +54,13 @@ def _on_the_sphere(gamma):
 
 
 @pytest.mark.parametrize("trades", [False, True])
-@pytest.mark.parametrize("statistics", ["w+v", "w", "every"])
+@pytest.mark.parametrize("statistics", ["w+v", "w", "every", "eval"])
 def test_reference_one_step_of_the_paper_float64(statistics, trades):
     naive.assert_equal(RWP(gamma=0.3, statistics=statistics), _on_the_sphere(0.3), trades=trades)
+
+
+def test_reference_what_is_frozen_does_not_move_float64():
+    naive.assert_equal(RWP(gamma=0.3), _on_the_sphere(0.3), frozen=("0.weight", "1.bias", "4.bias"))
 
 
 def test_reference_one_step_filter_wise_float64():

@@ -27,10 +27,14 @@ def _to_the_sphere(rho):
 
 @pytest.mark.parametrize("trades", [False, True])
 @pytest.mark.parametrize(
-    "sam", [SAM(), SAM.official(), SAM(rho=0.5, statistics="w+v"), SAM(rho=0.5, statistics="every")]
+    "sam", [SAM(), SAM.official(), *(SAM(rho=0.5, statistics=of) for of in ("w+v", "every", "eval"))]
 )
 def test_reference_one_step_float64(sam, trades):
     naive.assert_equal(sam, _to_the_sphere(sam.rho), trades=trades)
+
+
+def test_reference_what_is_frozen_does_not_move_float64():
+    naive.assert_equal(SAM(rho=0.5), _to_the_sphere(0.5), frozen=("0.weight", "1.bias", "4.bias"))
 
 
 def test_closed_form_biases_and_normalisation_move_too():

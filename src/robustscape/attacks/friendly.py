@@ -32,7 +32,8 @@ class Friendly:
         steps: Steps at most (K), at least 1.
         step_size: Length of a step in pixel units, whatever eps is; None for ``relative_step`` times eps.
         relative_step: Length of a step as a multiple of eps, used where ``step_size`` is None.
-        start: "uniform" in the ball, "gaussian" (0.001 times standard normal), or "none", as in Algorithm 1.
+        start: "uniform" in the ball, "gaussian" (0.001 times standard normal), "direction" (see ``PGD``), or "none", as
+            in Algorithm 1.
         tau: Misclassified iterates that are stepped from, at least 0. ``objectives.fat`` lets it grow.
         omega: Standard deviation of normal noise that is added to every step, in pixel units, at least 0.
         result: "last": the iterate at which the search ends. "misclassified": as Stutz 2021
@@ -45,14 +46,14 @@ class Friendly:
     Deviations:
         From the paper: Algorithm 1 begins at the clean input, its experiments and code (uniformly) in the ball.
         From the authors' code: it hands the batch back in another order; here rows keep their places.
-        From Stutz' code: its start is a Gaussian direction of uniform length.
+        From Stutz' code (``stutz``): its start is what ``start="direction"`` is.
     """
 
     threat: ThreatModel = field(default_factory=ThreatModel)
     steps: int = 10
     step_size: float | None = None
     relative_step: float = 0.25
-    start: Literal["uniform", "gaussian", "none"] = "uniform"
+    start: Literal["uniform", "gaussian", "direction", "none"] = "uniform"
     tau: int = 0
     omega: float = 0.0
     result: Literal["last", "misclassified"] = "last"
@@ -61,6 +62,10 @@ class Friendly:
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
         refuse_l1(self.threat, "Friendly")
+        starts = ("uniform", "gaussian", "direction", "none")
+        for name, known in (("start", starts), ("result", ("last", "misclassified"))):
+            if getattr(self, name) not in known:
+                raise BadInput(f"{name} {getattr(self, name)!r} is not one of {', '.join(known)}")
         if self.steps < 1:
             raise BadInput(f"Friendly needs at least 1 step, not {self.steps}")
         if self.tau < 0:
@@ -103,6 +108,8 @@ class Friendly:
             return x
         if self.start == "uniform":
             return self.threat.sample(x, rng)
+        if self.start == "direction":
+            return self.threat.along(x, rng)
         return self.threat.project(x + 0.001 * rng.tag("gaussian").normal(*x.shape[1:], dtype=x.dtype), x)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: Streams | None = None) -> Tensor:

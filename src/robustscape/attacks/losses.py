@@ -7,13 +7,14 @@ inputs: attacks call it once, before they search.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustscape.attacks._common import explain
+from robustscape.types import BadInput
 
 _TINY = 1e-12
 
@@ -89,17 +90,51 @@ class CrossEntropy:
         return -F.logsigmoid(_lead(logits, target))
 
 
+Direction: TypeAlias = Literal["forward", "reverse", "symmetric"]
+"""Which divergence of clean p and adversarial p': "forward" KL(p || p'), "reverse" KL(p' || p), or half their sum."""
+
+
+def divergence(
+    log_p: Tensor, log_p_adv: Tensor, direction: Direction, *, reduction: Literal["none", "batchmean"]
+) -> Tensor:
+    """Return the divergence of probabilities whose logarithms are given, (N, K), in nats.
+
+    Args:
+        log_p: Of the clean inputs, (N, K).
+        log_p_adv: Of the adversarial ones, (N, K).
+        direction: Which.
+        reduction: "none" for the term of each class, (N, K), "batchmean" for the mean over the examples.
+    """
+    if direction == "symmetric":
+        there = divergence(log_p, log_p_adv, "forward", reduction=reduction)
+        return (there + divergence(log_p, log_p_adv, "reverse", reduction=reduction)) / 2
+    of, from_ = (log_p, log_p_adv) if direction == "forward" else (log_p_adv, log_p)
+    return F.kl_div(from_, of, reduction=reduction, log_target=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class KL:
-    """Divergence KL(p(x) || p(x_adv)) of the class probabilities from those of the clean input, nats per example.
+    """Divergence of the class probabilities p(x_adv) from those of the clean input, p(x), nats per example.
 
     The inner loss of TRADES (Zhang 2019, https://arxiv.org/abs/1901.08573, equation 5), without its labels. It and
     its gradient are 0 at the clean input: a search must start elsewhere. The clean input costs one forward.
+
+    Attributes:
+        direction: "forward" is KL(p(x) || p(x_adv)), as in the authors' code; "reverse" KL(p(x_adv) || p(x));
+            "symmetric" half the sum of both.
 
     Deviations:
         The authors' code computes the clean probabilities anew at every step. As for ``CrossEntropy``, the largest
         probability is computed from its lead, so that confidence hides nothing.
     """
+
+    direction: Direction = "forward"
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown direction."""
+        if self.direction not in get_args(Direction):
+            raise BadInput(f"the direction of the divergence is one of {', '.join(get_args(Direction))}, not "
+                           f"{self.direction!r}")  # fmt: skip
 
     def target(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return the logarithms of the probabilities of the clean inputs, (N, K); y is not looked at."""
@@ -110,7 +145,7 @@ class KL:
     def __call__(self, model: nn.Module, x_adv: Tensor, target: Tensor) -> Tensor:
         """Return the divergence of each example, (N,); ``target`` as the method of that name returns it."""
         there = _log_probabilities(model(x_adv), target.argmax(dim=1))
-        return F.kl_div(there, target, reduction="none", log_target=True).sum(dim=1)
+        return divergence(target, there, self.direction, reduction="none").sum(dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)

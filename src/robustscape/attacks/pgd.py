@@ -37,7 +37,8 @@ class PGD:
             number then follows a scheduled eps; needs ``step_size``. None for ``steps``.
         step_size: Length of a step in pixel units, whatever eps is; None for ``relative_step`` times eps.
         relative_step: Length of a step as a multiple of eps, used where ``step_size`` is None.
-        start: "uniform" in the ball, "gaussian" (0.001 times standard normal, as TRADES), or "none".
+        start: "uniform" in the ball, "gaussian" (0.001 times standard normal, as TRADES), "direction" (a uniform share
+            of eps along a normal one, as Stutz 2021's code), or "none".
         restarts: Independent starts, at least 1.
         result: Which input is returned. "last": the last iterate; over restarts the one of largest loss.
             "best_loss": the iterate of largest loss, the start included. "misclassified": the first misclassified
@@ -57,7 +58,7 @@ class PGD:
     more_steps: int | None = None
     step_size: float | None = None
     relative_step: float = 0.25
-    start: Literal["uniform", "gaussian", "none"] = "uniform"
+    start: Literal["uniform", "gaussian", "direction", "none"] = "uniform"
     restarts: int = 1
     result: Literal["last", "best_loss", "misclassified"] = "last"
     loss: Callable[[nn.Module, Tensor, Tensor], Tensor] = field(default_factory=CrossEntropy)
@@ -67,7 +68,7 @@ class PGD:
         """Count the steps where they follow eps; refuse settings that cannot be meant."""
         refuse_l1(self.threat, "PGD")
         for name, known in (
-            ("start", ("uniform", "gaussian", "none")),
+            ("start", ("uniform", "gaussian", "direction", "none")),
             ("result", ("last", "best_loss", "misclassified")),
         ):
             if getattr(self, name) not in known:
@@ -130,6 +131,8 @@ class PGD:
             return x
         if self.start == "uniform":
             return self.threat.sample(x, rng, eps)
+        if self.start == "direction":
+            return self.threat.along(x, rng, eps)
         noise = rng.tag("gaussian").normal(*x.shape[1:], dtype=x.dtype)
         return self.threat.project(x + 0.001 * noise, x, eps)
 

@@ -144,3 +144,15 @@ class ThreatModel:
         direction = self.steepest(rng.tag("direction").normal(*shape, dtype=x.dtype))
         length = rng.tag("radius").uniform(dtype=x.dtype) ** (1 / math.prod(shape))
         return self.project(x + direction * radius * per_example(length, x), x, eps)
+
+    def along(self, x: Tensor, rng: Streams, eps: Tensor | None = None) -> Tensor:
+        """Return a point in a normal direction from each x, (N, ...), a uniform share of the radius away, in [0, 1].
+
+        For the norms linf and l2.
+
+        Source: the code of Stutz 2021 (https://arxiv.org/abs/2104.04448), whose attacks start there.
+        """
+        direction = rng.tag("direction").normal(*x.shape[1:], dtype=x.dtype)
+        size = direction.flatten(1).abs().amax(dim=1) if self.norm == "linf" else l2_norm(direction)
+        share = rng.tag("radius").uniform(dtype=x.dtype)
+        return self.project(x + direction / per_example(size, x) * per_example(share, x) * self._radius(x, eps), x, eps)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from robustscape.attacks.losses import KL, CrossEntropy
+from robustscape.attacks.losses import CrossEntropy
+from robustscape.objectives._raising import raising
 from robustscape.objectives.at import AT
-from robustscape.objectives.mart import MART, raising
+from robustscape.objectives.mart import MART
 from robustscape.objectives.trades import TRADES
 from robustscape.types import Attack, BadInput, Objective
 
@@ -28,13 +29,9 @@ def formed(form: Form, attack: Attack, beta: float | None) -> Objective:
         if beta is not None:
             raise BadInput(f"beta is {beta:g}, but the form 'at' has no divergence to weigh; leave it out, or did you "
                            "mean form='trades'?")  # fmt: skip
-        return AT(attack=raising(attack, KL(), CrossEntropy()))
+        return AT(attack=raising(attack, CrossEntropy()))
     if form == "mart":
         return MART(attack=attack) if beta is None else MART(attack=attack, beta=beta)
     if form != "trades":
         raise BadInput(f"the form is 'at', 'trades' or 'mart', not {form!r}")
-    attack = raising(attack, CrossEntropy(), KL())
-    if getattr(attack, "start", "") == "none" and getattr(attack, "loss", None) == KL():
-        raise BadInput("the divergence has no gradient at the clean input, where start='none' begins; did you mean "
-                       "start='gaussian'?")  # fmt: skip
     return TRADES(attack=attack) if beta is None else TRADES(attack=attack, beta=beta)

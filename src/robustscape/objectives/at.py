@@ -24,7 +24,7 @@ class AT:
     Deviations:
         From the code of Rice 2020, which Wu 2020 builds on: its attack runs in train mode and moves the
         running statistics at every step (``Training.attack_mode="train"``, ``attack_statistics="counted"``),
-        and a clean pass made for logging moves them once more; here there is no such pass.
+        and a clean pass made for logging moves them once more (``Training.clean_pass``).
     """
 
     attack: Attack = field(default_factory=PGD)

@@ -11,6 +11,7 @@ from robustscape.attacks.friendly import Friendly
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
 from robustscape.objectives._forms import Form, formed
+from robustscape.objectives.mart import MART
 from robustscape.streams import Streams
 from robustscape.types import Attack, BadInput, Batch, Loss
 
@@ -27,25 +28,36 @@ class FAT:
         attack: Early-stopped PGD. Of another attack the ball is taken, and of PGD steps and start as well.
         form: Loss of the inputs that it finds: "at", "trades" (then it raises the divergence) or "mart".
         beta: Weight of the divergence of "trades" (6) and "mart" (5); None for those. Not for "at".
+        constants: Of "mart": those of the "paper", or of the authors' "code", which are those of MART's code; then the
+            adversarial forward is made first, as there.
+        result: What the search gives, as ``Friendly.result``: "last" or "misclassified"; None for what the attack says.
         rises: Shares of all steps from which on tau is one larger, rising, each in (0, 1).
 
     Deviations:
         From the paper: none known.
-        From the authors' code: under "mart" it makes the adversarial forward before the clean one, which leaves
-        slightly other running statistics; its form of MART has the constants of that code (``MART.form``). A batch
-        keeps its order, see ``attacks.friendly``.
+        From the authors' code (``official``, ``trades``, ``mart``): a batch keeps its order, see ``attacks.friendly``.
     """
 
     attack: Attack = field(default_factory=Friendly)
     form: Form = "at"
     beta: float | None = None
+    constants: Literal["paper", "code"] = "paper"
+    result: Literal["last", "misclassified"] | None = None
     rises: tuple[float, ...] = (50 / 120, 90 / 120)
 
     def __post_init__(self) -> None:
         """Stop the attack early; refuse settings that cannot be meant."""
         if list(self.rises) != sorted(set(self.rises)) or not all(0 < share < 1 for share in self.rises):
             raise BadInput(f"tau rises at rising shares of the training in (0, 1), not at {self.rises}")
-        object.__setattr__(self, "attack", formed(self.form, _stopped_early(self.attack), self.beta).attack)
+        if self.constants not in ("paper", "code"):
+            raise BadInput(f"the constants of MART are those of the 'paper' or the 'code', not {self.constants!r}")
+        if self.constants == "code" and self.form != "mart":
+            raise BadInput(
+                f"constants='code' are those of MART, but the form is {self.form!r}; did you mean form='mart'?"
+            )
+        attack = _stopped_early(self.attack)
+        attack = attack if self.result is None else replace(attack, result=self.result)
+        object.__setattr__(self, "attack", formed(self.form, attack, self.beta).attack)
 
     @classmethod
     def official(cls) -> FAT:
@@ -62,12 +74,13 @@ class FAT:
     def mart(cls) -> FAT:
         """Return the setting of their code for MART: 85 epochs; tau rises after 20, 40, 60 and 80."""
         attack = replace(Friendly.official(), omega=0.0, start="gaussian")
-        return cls(attack=attack, form="mart", beta=6.0, rises=(20 / 85, 40 / 85, 60 / 85, 80 / 85))
+        rises = (20 / 85, 40 / 85, 60 / 85, 80 / 85)
+        return cls(attack=attack, form="mart", beta=6.0, constants="code", rises=rises)
 
     @classmethod
     def stutz(cls) -> FAT:
-        """Return PGD-7-tau of Stutz 2021 (https://arxiv.org/abs/2104.04448): tau stays, 0 to 3 in the paper."""
-        return cls(attack=Friendly.stutz(), rises=())
+        """Return PGD-7-tau of Stutz 2021 (https://arxiv.org/abs/2104.04448): tau stays, 0 to 3 there."""
+        return cls(attack=Friendly.stutz(), result="misclassified", rises=())
 
     @property
     def takes(self) -> Literal["labels", "soft", "mixed"]:
@@ -87,7 +100,10 @@ class FAT:
 
     def __call__(self, model: nn.Module, batch: Batch, x_adv: Tensor) -> Loss:
         """Return the loss of the form."""
-        return formed(self.form, self.attack, self.beta)(model, batch, x_adv)
+        inner = formed(self.form, self.attack, self.beta)
+        if isinstance(inner, MART) and self.constants == "code":
+            inner = replace(inner, form="code", first="adversarial")
+        return inner(model, batch, x_adv)
 
 
 def _stopped_early(attack: Attack) -> Friendly:

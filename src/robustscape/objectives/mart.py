@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustscape.attacks.fgsm import FGSM
-from robustscape.attacks.friendly import Friendly
-from robustscape.attacks.losses import KL, CrossEntropy
+from robustscape.attacks.losses import CrossEntropy
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
+from robustscape.objectives._raising import raising
 from robustscape.types import Attack, BadInput, Batch, Loss
 
 
@@ -26,14 +25,15 @@ class MART:
         BCE(p', y) + beta KL(p || p') (1 - p_y),   BCE(p', y) = -log p'_y - log(1 - max_{k != y} p'_k)
 
     with p of the clean and p' of the adversarial inputs; equation 3 of Wu 2020 (https://arxiv.org/abs/2004.05884).
-    After the attack, which raises the cross-entropy, two forwards (clean, then adversarial) and a backward through
-    both, in the mode that the model is in: BatchNorm's running statistics move twice a step.
+    After the attack, which raises the cross-entropy, two forwards and a backward through both, in the mode that the
+    model is in: BatchNorm's running statistics move twice a step.
 
     Attributes:
         attack: The inner maximisation. An attack that would raise the KL divergence raises the cross-entropy here.
         beta: Weight of the divergence (lambda), at least 0.
         form: "paper", computed from logits, so that no logarithm is of 0. "code" adds the constants of the authors'
             code: 1.0001 - p' + 1e-12 for 1 - p', p' + 1e-12 in the divergence, 1.0000001 - p_y for 1 - p_y.
+        first: Which forward is made first, "clean" or "adversarial"; running statistics follow the later one most.
 
     Deviations:
         From the paper: none known.
@@ -44,6 +44,7 @@ class MART:
     attack: Attack = field(default_factory=PGD)
     beta: float = 5.0
     form: Literal["paper", "code"] = "paper"
+    first: Literal["clean", "adversarial"] = "clean"
 
     def __post_init__(self) -> None:
         """Let the attack raise the cross-entropy; refuse settings that cannot be meant."""
@@ -51,7 +52,9 @@ class MART:
             raise BadInput(f"MART's beta must be at least 0, not {self.beta:g}")
         if self.form not in ("paper", "code"):
             raise BadInput(f"the form of MART is 'paper' or 'code', not {self.form!r}")
-        object.__setattr__(self, "attack", raising(self.attack, KL(), CrossEntropy()))
+        if self.first not in ("clean", "adversarial"):
+            raise BadInput(f"the first forward of MART is 'clean' or 'adversarial', not {self.first!r}")
+        object.__setattr__(self, "attack", raising(self.attack, CrossEntropy()))
 
     @classmethod
     def official(cls) -> MART:
@@ -79,18 +82,14 @@ class MART:
                 "MART needs one label for each image, so label smoothing, label noise and mixup do not go with it; did "
                 "you mean AT or TRADES?"
             )
-        clean, adversarial = model(batch.x), model(x_adv)
+        if self.first == "clean":
+            clean, adversarial = model(batch.x), model(x_adv)
+        else:
+            adversarial, clean = model(x_adv), model(batch.x)
         parts = _by_paper if self.form == "paper" else _by_code
         boosted, divergence = parts(clean, adversarial, batch.y)
         total = boosted + self.beta * divergence
         return Loss(total=total, parts={"boosted_cross_entropy": boosted, "weighted_kl": divergence})
-
-
-def raising(attack: Attack, not_this: object, but_this: CrossEntropy | KL) -> Attack:
-    """Return the attack with the one loss in place of the other; one of another loss as it is."""
-    if isinstance(attack, PGD | FGSM | Friendly) and attack.loss == not_this:
-        return replace(attack, loss=but_this)
-    return attack
 
 
 def _strongest_wrong(logits: Tensor, y: Tensor) -> Tensor:

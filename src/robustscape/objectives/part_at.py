@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -39,7 +40,7 @@ class PartAT:
         From Stutz' code, ``official``: for shares other than 0.5 it weighs the mean of the clean part by the share of
         the adversarial one and the other way round; here every image counts the same. It predicts "predicted" labels
         in train mode, which moves the running statistics; here the attack's own mode, and no trace. Its random start
-        is a Gaussian direction of uniform length, here uniform in the ball.
+        is what the attack's ``start="direction"`` is, here uniform in the ball.
         Of parts of a batch, where memory is short, or on several ranks, the last rows of each part are attacked.
     """
 
@@ -127,7 +128,7 @@ class _Partly:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: Streams | None = None) -> Tensor:
         """Return inputs of which the last are adversarial."""
-        rows = slice(int((1 - self.share) * len(x)), None)
+        rows = slice(len(x) - max(1, math.ceil(self.share * len(x) - 1e-9)), None)  # 0.8 of 10 are 8
         some, wanted, rng = x[rows], y[rows], rng or numbered(x, "partly")
         if self.labels == "predicted":
             with torch.no_grad(), evaluating(model):

@@ -36,6 +36,7 @@ class RST:
         From Wu 2020: none known; the equation leaves open what each term is a mean over.
         From the code of Carmon 2019, ``official``: there, labels of -1 are left out of the cross-entropy and an
         entropy term can be had; here every image has a pseudo-label. TRADES makes two forwards.
+        From Stutz' code (``stutz``): its attack starts as ``start="direction"`` does.
         Of parts of a batch, where memory is short, or on several ranks, "each" takes the means over each part.
     """
 
@@ -62,7 +63,8 @@ class RST:
     @classmethod
     def stutz(cls) -> RST:
         """Return the setting of Stutz' code: AT, one mean over the batch, of which 70 % are pseudo-labelled."""
-        return cls(attack=PGD(threat=ThreatModel(eps=0.0314), steps=7, step_size=0.007), form="at", mean="all")
+        attack = PGD(threat=ThreatModel(eps=0.0314), steps=7, step_size=0.007, result="best_loss")
+        return cls(attack=attack, form="at", mean="all")
 
     @property
     def takes(self) -> Literal["labels", "soft", "mixed"]:

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustscape.attacks.fgsm import FGSM
-from robustscape.attacks.losses import KL, CrossEntropy
+from robustscape.attacks.losses import CrossEntropy
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
-from robustscape.objectives.mart import raising
+from robustscape.objectives._raising import raising
 from robustscape.streams import Streams
 from robustscape.types import Attack, BadInput, Batch, Loss
 
@@ -46,9 +46,9 @@ class SelfSupervised:
         From the authors' code, ``official``: it attacks in train mode (``Training.attack_mode``), and adds its random
         start to the clean images, which here stay clean.
         From Stutz' code, ``stutz``: it attacks but a half of each batch, by an oversight, and there the share of
-        rotated images is drawn; here half of each batch is rotated.
+        rotated images is drawn; here half of each batch is rotated. Its attack starts as ``start="direction"`` does.
         The first weights of the head are the same for every seed. On several ranks "half" rotates every second image
-        of each rank's share.
+        of each rank's share; of parts of a batch, where memory is short, it takes the means over each part.
     """
 
     attack: Attack = field(default_factory=PGD)
@@ -64,7 +64,7 @@ class SelfSupervised:
             raise BadInput(f"the form of self-supervision is 'equation', 'five' or 'half', not {self.form!r}")
         if self.head not in ("linear", "mlp"):
             raise BadInput(f"the rotation head is 'linear' or 'mlp', not {self.head!r}")
-        attack = raising(self.attack, KL(), CrossEntropy())
+        attack = raising(self.attack, CrossEntropy())
         if not isinstance(attack, PGD | FGSM) or attack.loss != CrossEntropy() or attack.targeted:
             raise BadInput("self-supervision attacks both heads by raising their cross-entropy, which pgd and fgsm can "
                            f"and {type(attack).__name__} as it is set cannot; did you mean attack pgd?")  # fmt: skip
@@ -111,11 +111,18 @@ class SelfSupervised:
         return trained
 
     def stage(self, batch: Batch, rng: Streams, done: int, total: int) -> tuple[Batch, Attack]:
-        """Return the images of the form, rotated ones with label -1 - r for angle r, and the attack on both heads."""
+        """Return the images of the form, rotated ones with label -1 - r for angle r, and the attack on both heads.
+
+        Raises:
+            BadInput: images that are not square, or a single one where a head has batch normalisation.
+        """
         _check_square(batch.x)
         assert isinstance(self.attack, PGD | FGSM)
         if self.form == "equation":
             return batch, replace(self.attack, loss=_Rotated(weight=self.weight))
+        if self.form == "half" and self.head == "mlp" and len(batch) == 1:
+            raise BadInput("a batch of 1 image has no statistics for the normalisation in the rotation head; choose a "
+                           "training.batch_size that leaves no single image over")  # fmt: skip
         made = _five(batch) if self.form == "five" else _half(batch, rng.of(batch.index))
         return made, replace(self.attack, loss=_OwnHead())
 
@@ -132,8 +139,10 @@ class SelfSupervised:
         else:
             outputs, rotated = model(x_adv), batch.y < 0
             upright = ~rotated
-            error = _mean(outputs[upright, :-_ANGLES], target[upright])
-            rotation = _mean(outputs[rotated, -_ANGLES:], -1 - batch.y[rotated])
+            # Of "five", what is known of the whole holds for parts of it too, whose means then add up to the whole's.
+            fifth = len(outputs) / (1 + _ANGLES) if self.form == "five" else None
+            error = _mean(outputs[upright, :-_ANGLES], target[upright], fifth)
+            rotation = _mean(outputs[rotated, -_ANGLES:], -1 - batch.y[rotated], fifth and _ANGLES * fifth)
         total = error + self.weight * rotation
         return Loss(total=total, parts={"adversarial_cross_entropy": error, "rotation_cross_entropy": rotation})
 
@@ -143,9 +152,9 @@ def _check_square(x: Tensor) -> None:
         raise BadInput(f"images that are rotated by 90 degrees must be square, not {x.shape[-2]} by {x.shape[-1]}")
 
 
-def _mean(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the mean cross-entropy, 0 of no example."""
-    return F.cross_entropy(logits, target, reduction="sum") / max(len(logits), 1)
+def _mean(logits: Tensor, target: Tensor, count: float | None) -> Tensor:
+    """Return the mean cross-entropy, 0 of no example; over so many, if that is given."""
+    return F.cross_entropy(logits, target, reduction="sum") / (count or max(len(logits), 1))
 
 
 # -- which images ----------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from robustscape.modes import InTrainMode, frozen_statistics, training
+from robustscape.modes import InTrainMode, evaluating, frozen_statistics, training
 from robustscape.runtime.memory import checkpointed, undivided
-from robustscape.runtime.ranks import mean_over_ranks
+from robustscape.runtime.ranks import mean_over_ranks, share, world
 from robustscape.streams import Streams
 from robustscape.training.method import Method
 from robustscape.types import Attack, Batch, Loss, Params
@@ -24,9 +24,9 @@ T = TypeVar("T")
 class BatchLoss:
     """The objective over one batch as a function of the weights: a ``WeightLoss``.
 
-    Forwards run in train mode, as training's own; what they do to running statistics is taken back, unless
-    ``counted`` keeps it. Of several ranks each is given its share of the batch, and all get the means over the whole,
-    the same bits.
+    Forwards run in train mode, as training's own, or in eval mode; what they do to running statistics is taken back,
+    unless ``counted`` keeps it. Of several ranks each is given its share of the batch, and all get the means over the
+    whole, the same bits.
 
     Args:
         how: The method.
@@ -36,6 +36,7 @@ class BatchLoss:
         rng: Random numbers of that.
         weight: How many examples this rank's means count as; None for as many as there are.
         counted: Which evaluations of the loss move running statistics: "none", the "first", or "every".
+        mode: Mode of the forwards.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class BatchLoss:
         *,
         weight: int | None = None,
         counted: Literal["none", "first", "every"] = "none",
+        mode: Literal["train", "eval"] = "train",
     ) -> None:
         self.how = how
         self.batch = batch
@@ -57,12 +59,12 @@ class BatchLoss:
         self.rng = rng
         self.refreshed = 0
         self.counted = counted
+        self.mode = mode
         self.evaluated = 0
 
     def value(self) -> Tensor:
         """Return the mean loss at the present weights, a scalar."""
-        model = self.how.model
-        with torch.no_grad(), training(model), self._statistics():
+        with torch.no_grad(), self._in_mode(), self._statistics():
             shares = losses(self.how, self.batch, self.x_adv, lambda loss, share: share * loss.total)
             return mean_over_ranks([torch.stack(list(shares)).sum()], self.weight)[0]
 
@@ -74,7 +76,7 @@ class BatchLoss:
         def slope_of(loss: Loss, share: float) -> Params:
             return gradient(share * loss.total, model, names)
 
-        with training(model), self._statistics():
+        with self._in_mode(), self._statistics():
             for slope in losses(self.how, self.batch, self.x_adv, slope_of):
                 slopes = {name: slopes[name] + value if slopes else value for name, value in slope.items()}
         return dict(zip(slopes, mean_over_ranks(list(slopes.values()), self.weight), strict=True))
@@ -84,6 +86,9 @@ class BatchLoss:
         if self.attack is not None:
             self.refreshed += 1
             self.x_adv = attacked(self.how, self.batch, self.attack, self.rng.tag("refresh", self.refreshed))
+
+    def _in_mode(self) -> AbstractContextManager[None]:
+        return (training if self.mode == "train" else evaluating)(self.how.model)
 
     def _statistics(self) -> AbstractContextManager[None]:
         """Keep what the next evaluation does to running statistics if it is counted, else take it back."""
@@ -136,3 +141,13 @@ def losses(how: Method, batch: Batch, x_adv: Tensor, work: Callable[[Loss, float
 def rows_of(batch: Batch, rows: slice) -> Batch:
     """Return some examples of a batch."""
     return replace(batch, **{name: value[rows] for name, value in vars(batch).items() if value is not None})
+
+
+def share_of(batch: Batch) -> tuple[Batch, int]:
+    """Return this rank's share of a batch and its number of examples; without one, another's example counts 0."""
+    if world() == 1:
+        return batch, len(batch)
+    rows = share(len(batch))
+    weight = rows.stop - rows.start
+    rows = rows if weight else slice(0, 1)
+    return rows_of(batch, rows), weight

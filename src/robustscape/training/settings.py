@@ -45,6 +45,8 @@ class Training:
         attack_mode: Mode that BatchNorm is in under the inner attack: "eval" or "train".
         attack_statistics: What attack forwards in train mode do to the running statistics: "frozen" takes
             it back, "counted" keeps it, as the code of Rice 2020 and Wu 2020 does.
+        clean_pass: After every step, make a forward of its clean inputs in train mode, as the code of Rice 2020 and
+            Wu 2020 does to log their accuracy: the running statistics then follow clean inputs too.
         track: Examples of each set whose clean and robust accuracy is logged, the first ones; 0 for no
             tracking, which leaves the last epoch as the best. The validation set is always used whole.
         track_attack: Attack that tracking uses; None for the objective's own, at its full eps.
@@ -89,6 +91,7 @@ class Training:
     clip_weights_of: Literal["all", "weights"] = "all"
     attack_mode: Literal["eval", "train"] = "eval"
     attack_statistics: Literal["frozen", "counted"] = "frozen"
+    clean_pass: bool = False
     track: int = 1000
     track_attack: Attack | None = None
     track_test: bool = True

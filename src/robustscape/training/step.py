@@ -13,14 +13,26 @@ from torch import Tensor, nn
 
 from robustscape.evaluation.judging import predicted
 from robustscape.modes import frozen_statistics
-from robustscape.runtime.ranks import mean_over_ranks, share, world
+from robustscape.runtime.ranks import mean_over_ranks, world
 from robustscape.streams import Streams
-from robustscape.training.batch_loss import BatchLoss, attacked, losses, rows_of
+from robustscape.training.batch_loss import BatchLoss, attacked, losses, share_of
+from robustscape.training.clean_pass import moving, pass_clean
 from robustscape.training.method import Method
 from robustscape.training.rates import learning_rate, radius
 from robustscape.training.regularising import clip_gradient, clip_weights, penalised
 from robustscape.training.settings import Training
-from robustscape.types import BadInput, Batch, Diverged, Exploring, Loss, Objective, Params, Selective, Staged
+from robustscape.types import (
+    BadInput,
+    Batch,
+    Diverged,
+    Exploring,
+    Loss,
+    Objective,
+    Params,
+    Selective,
+    Staged,
+    WeightPerturbation,
+)
 from robustscape.weights.space import norm, shifted
 
 
@@ -39,7 +51,7 @@ class StepLog:
     robust_error: float | None = None
 
 
-_COUNTED: dict[str, Literal["none", "first", "every"]] = {"w+v": "none", "w": "first", "every": "every"}
+_COUNTED: dict[str, Literal["none", "first", "every"]] = {"w+v": "none", "w": "first", "every": "every", "eval": "none"}
 """Which evaluations of the loss in the search for v move the running statistics."""
 
 
@@ -98,6 +110,7 @@ def step(
     """
     log = _sloped(how, optimizer, batch, done, total, seed, x_adv)
     _moved(how, optimizer, log.lr)
+    pass_clean(how, batch)
     return log
 
 
@@ -131,6 +144,7 @@ def long_step(
             logs.append(_sloped(how, optimizer, batch, done + number, total, seed, None))
             move()
     _moved(how, optimizer, logs[0].lr)
+    pass_clean(how, batches[-1])
     errors = [log.robust_error for log in logs if log.robust_error is not None]
     return StepLog(
         lr=logs[0].lr,
@@ -153,8 +167,8 @@ def _sloped(
     """Leave in ``.grad`` what the optimiser is to step by; returns what the step does."""
     settings, model = how.settings, how.model
     _check_labels(how.objective, batch)
-    batch, weight = _share(batch)
-    buffers = [(buffer, buffer.clone()) for buffer in _moving(model)] if world() > 1 else []
+    batch, weight = share_of(batch)
+    buffers = [(buffer, buffer.clone()) for buffer in moving(model)] if world() > 1 else []
     attack = how.objective.attack
     eps, rng = None, Streams(seed=seed, tags=("train", done), index=batch.index)
     if isinstance(how.objective, Staged):
@@ -169,14 +183,11 @@ def _sloped(
     v: Params = {}
     moved_at_w = False
     if how.weights is not None and done >= round(how.weights.warmup * total / settings.epochs):
-        loss = BatchLoss(how, batch, x_adv, attack, rng, weight=weight, counted=_COUNTED[how.weights.statistics])
-        v = how.weights(model, loss, rng=Streams(seed=seed, tags=("weights", done)))
-        moved_at_w = how.weights.statistics == "w"
-        if moved_at_w and not loss.evaluated:
-            loss.value()
-        x_adv = loss.x_adv
-        if v and not math.isfinite(float(norm(v))):
-            raise Diverged("the weight perturbation became NaN: the gradient that it follows is not finite")
+        of = how.weights.statistics
+        mode: Literal["train", "eval"] = "eval" if of == "eval" else "train"
+        loss = BatchLoss(how, batch, x_adv, attack, rng, weight=weight, counted=_COUNTED[of], mode=mode)
+        v = _found(how.weights, loss, Streams(seed=seed, tags=("weights", done)))
+        x_adv, moved_at_w = loss.x_adv, of in ("w", "eval")
     model.train()
     optimizer.zero_grad(set_to_none=True)
     with shifted(model, v) if v else nullcontext(), frozen_statistics(model) if moved_at_w else nullcontext():
@@ -191,6 +202,19 @@ def _sloped(
         _decay_there(optimizer, model, v)
     lr = learning_rate(settings, done, total)
     return StepLog(lr=lr, eps=eps, loss=logged, gradient_norm=float(gradient_norm), robust_error=error)
+
+
+def _found(weights: WeightPerturbation, loss: BatchLoss, rng: Streams) -> Params:
+    """Return v of the parameters that are trained; where running statistics are of a forward at w, it is made."""
+    model, of = loss.how.model, weights.statistics
+    found = weights(model, loss, rng=rng)
+    if of == "eval" or (of == "w" and not loss.evaluated):
+        BatchLoss(loss.how, loss.batch, loss.x_adv, None, loss.rng, weight=loss.weight, counted="every").value()
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    v = {name: value for name, value in found.items() if name in trained}
+    if v and not math.isfinite(float(norm(v))):
+        raise Diverged("the weight perturbation became NaN: the gradient that it follows is not finite")
+    return v
 
 
 def is_tracked(settings: Training, done: int, total: int) -> bool:
@@ -221,21 +245,6 @@ def _check_labels(objective: Objective, batch: Batch) -> None:
             f"{type(objective).__name__}, as it is set, cannot attack images that are mixed; leave mixup out, or did "
             "you mean AT or TRADES?"
         )
-
-
-def _share(batch: Batch) -> tuple[Batch, int]:
-    """Return this rank's share of a batch and its number of examples; without one, another's example counts 0."""
-    if world() == 1:
-        return batch, len(batch)
-    rows = share(len(batch))
-    weight = rows.stop - rows.start
-    rows = rows if weight else slice(0, 1)
-    return rows_of(batch, rows), weight
-
-
-def _moving(model: nn.Module) -> list[Tensor]:
-    """Return the buffers that a forward may move differently on every rank."""
-    return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
 
 
 def _averaged(outcome: Loss, model: nn.Module, before: Sequence[tuple[Tensor, Tensor]], weight: int) -> Loss:

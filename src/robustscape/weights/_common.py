@@ -18,8 +18,11 @@ Unit: TypeAlias = Literal["layer", "filter", "network"]
 DecayAt: TypeAlias = Literal["w", "w+v"]
 """Where weight decay reads the weights."""
 
-Statistics: TypeAlias = Literal["w+v", "w", "every"]
-"""Which forwards move BatchNorm's running statistics: the trained one, one at w in its place, or every one."""
+Statistics: TypeAlias = Literal["w+v", "w", "every", "eval"]
+"""Which forwards move BatchNorm's running statistics: the trained one, one at w in its place, or every one.
+
+"eval" is as "w", but the search for v is in eval mode and moves none: the forward at w is one of its own.
+"""
 
 
 def check(perturbation: WeightPerturbation) -> None:

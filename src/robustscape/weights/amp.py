@@ -34,7 +34,7 @@ class AMP:
         warmup: Epochs of plain training before it acts.
         decay_at: Where weight decay reads the weights, "w" or "w+v".
         statistics: Which forwards move BatchNorm's running statistics: the trained one, at "w+v"; one at "w" in its
-            place; or "every" one.
+            place; or "every" one. "eval": one at w, made for it alone, and the search for v is in eval mode.
 
     Deviations:
         From Yan's paper: line 16 of Algorithm 1 writes the gradient of the step with clean inputs; here it is of the

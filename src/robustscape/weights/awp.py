@@ -36,7 +36,7 @@ class AWP:
         warmup: Epochs of plain training before it acts.
         decay_at: Where weight decay reads the weights: "w" as in the paper's equation 11, or "w+v".
         statistics: Which forwards move BatchNorm's running statistics: the trained one, at "w+v"; one at "w" in its
-            place; or "every" one.
+            place; or "every" one. "eval": one at w, made for it alone, and the search for v is in eval mode.
 
     Deviations:
         From the paper: none known with one step and one alternation; for more steps the paper leaves the step
@@ -45,8 +45,8 @@ class AWP:
         From the authors' code (``official``, ``official_trades``): it takes v from the difference of weights before
         and after a step of SGD, which loses digits, here from the gradient; it restores by subtraction, here by
         copying back; its optimiser steps at w + v, so weight decay acts there (``decay_at="w+v"``).
-        From Stutz' code (gamma 0.01, ``statistics="w"``): its ascent runs in eval mode, and its gradients are
-        clamped to 0.05 element by element.
+        From Stutz' code (``stutz``): it clamps the gradients that are stepped by to 0.05, element by element, which is
+        for the training to do (``clip_gradient``, ``clip_gradient_by``). Of K steps there the last is not taken.
     """
 
     gamma: float = 5e-3
@@ -77,6 +77,11 @@ class AWP:
     def official_trades(cls) -> AWP:
         """Return the setting of the authors' code for TRADES: gamma 0.005 from epoch 10 on, weight decay at w + v."""
         return cls(gamma=0.005, warmup=9.0, decay_at="w+v")
+
+    @classmethod
+    def stutz(cls) -> AWP:
+        """Return the setting of Stutz' code: gamma 0.01, ascent in eval mode, statistics of a forward at w."""
+        return cls(gamma=0.01, statistics="eval")
 
     def __call__(self, model: nn.Module, loss: WeightLoss, *, rng: Streams | None = None) -> Params:
         """Return v for the weights that move; the model's weights are as before. Draws nothing from rng."""

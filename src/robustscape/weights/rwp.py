@@ -31,7 +31,7 @@ class RWP:
         warmup: Epochs of plain training before it acts.
         decay_at: Where weight decay reads the weights, "w" or "w+v".
         statistics: Which forwards move BatchNorm's running statistics: the trained one, at "w+v"; one at "w" in its
-            place; or "every" one, here the same as "w+v".
+            place; or "every" one, here the same as "w+v"; "eval" is the same as "w".
 
     Deviations:
         The authors released no code for it. Stutz' code does the same with biases left out, as here.
@@ -46,7 +46,7 @@ class RWP:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        if not self.gamma > 0:
+        if not 0 < self.gamma < math.inf:
             raise BadInput(f"RWP's gamma is relative to a layer's norm, above 0, not {self.gamma:g}")
         check(self)
 

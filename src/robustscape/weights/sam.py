@@ -26,7 +26,7 @@ class SAM:
         warmup: Epochs of plain training before it acts.
         decay_at: Where weight decay reads the weights, "w" or "w+v".
         statistics: Which forwards move BatchNorm's running statistics: the trained one, at "w+v"; one at "w" in its
-            place; or "every" one.
+            place; or "every" one. "eval": one at w, made for it alone, and the search for v is in eval mode.
 
     Deviations:
         From the paper: none known. On several ranks the gradient is averaged before it is normalised, so that v does

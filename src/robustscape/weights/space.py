@@ -116,15 +116,13 @@ def _ratio(wanted: Tensor, present: Tensor) -> Tensor:
 def gradient(loss: Tensor, model: nn.Module, names: Sequence[str]) -> Params:
     """Return the gradient of a scalar with respect to the named parameters; writes no ``.grad``.
 
-    A parameter that the loss does not use has gradient 0.
+    A parameter that the loss does not use, or that is frozen, has gradient 0.
     """
     parameters = dict(model.named_parameters())
-    wanted = [parameters[name] for name in names]
-    slopes = torch.autograd.grad(loss, wanted, allow_unused=True)
-    return {
-        name: torch.zeros_like(parameter) if slope is None else slope.detach()
-        for name, parameter, slope in zip(names, wanted, slopes, strict=True)
-    }
+    moving = [name for name in names if parameters[name].requires_grad]
+    slopes = torch.autograd.grad(loss, [parameters[name] for name in moving], allow_unused=True) if moving else ()
+    found = {name: slope.detach() for name, slope in zip(moving, slopes, strict=True) if slope is not None}
+    return {name: found[name] if name in found else torch.zeros_like(parameters[name]) for name in names}
 
 
 def hessian_vector_product(loss: Callable[[], Tensor], model: nn.Module, v: Params) -> Params:
