@@ -15,7 +15,9 @@ from robustscape.attacks.threat import ThreatModel
 from robustscape.cli.arguments import parse
 from robustscape.objectives.at import AT
 from robustscape.objectives.mart import MART
+from robustscape.objectives.part_at import PartAT
 from robustscape.objectives.rst import RST
+from robustscape.objectives.self_supervised import SelfSupervised
 from robustscape.objectives.trades import TRADES
 from robustscape.recipes.digits import digits_at
 from robustscape.streams import Streams
@@ -119,6 +121,9 @@ def test_contract_the_attack_raises_what_the_form_says():
     run = parse(digits_at(), ["--objective", "rst", "--objective.form", "mart"], program="train", description="")
     assert run.objective == RST(attack=digits_at().objective.attack, form="mart")
     assert RST.official().attack.loss == KL() and RST.stutz().attack.loss == CrossEntropy()
+    assert (
+        RST.stutz().attack == PartAT.official().attack == SelfSupervised.stutz().attack
+    )  # one attack in all that code
 
 
 def test_contract_settings_that_cannot_be_meant_are_refused():
