@@ -136,3 +136,8 @@ def losses(how: Method, batch: Batch, x_adv: Tensor, work: Callable[[Loss, float
 def rows_of(batch: Batch, rows: slice) -> Batch:
     """Return some examples of a batch."""
     return replace(batch, **{name: value[rows] for name, value in vars(batch).items() if value is not None})
+
+
+def foremost(batch: Batch) -> Tensor:
+    """Return the label that is right for each image, (N,), int64: of a mixed image that of the larger share."""
+    return batch.y if batch.mixed is None else batch.mixed.argmax(dim=1)
