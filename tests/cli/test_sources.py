@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from robustscape.cli import main
-from robustscape.cli.sources import sources
+from robustscape.cli.sources import look, model_of, sources
 from robustscape.config import to_plain
 from robustscape.data.digits import Digits
 from robustscape.models import load
@@ -147,3 +147,20 @@ def test_contract_damaged_run_directories_end_in_one_sentence(tmp_path, cases):
             assert "\n" not in str(error) and 10 < len(str(error)) < 900, (case, str(error))
         assert {path.name for path in tmp_path.iterdir()} == {"run.json", "checkpoints"}, case
     assert refused > len(cases) / 3
+
+
+def test_end_to_end_the_snapshots_of_a_run_are_one_network(here, capsys):
+    """The mean of their probabilities; one that is not there yet is missed in a sentence."""
+    words = "--training.epochs 2 --training.batch-size 300 --training.track 20 --model.width 2"
+    words += " --objective.attack.steps 1 --training.lr periodic --training.lr.resets 0.5 --training.snapshots"
+    assert main(["train", "digits_at", *words.split(), "--out", "tiny"]) == 0
+    (source,), images = sources(["tiny"]), Digits().load(seed=0).test.take(slice(0, 30))
+    both = [load("tiny", checkpoint=f"snapshot-{number}")(images.pixels()).softmax(dim=1) for number in (1, 2)]
+    capsys.readouterr()
+    ensemble = model_of(source, look(source), "ensemble", images)
+    torch.testing.assert_close(ensemble(images.pixels()), ((both[0] + both[1]) / 2).log(), rtol=0, atol=1e-5)
+    assert capsys.readouterr().err == "" and not torch.allclose(*both, atol=1e-3)
+    (here / "tiny" / "checkpoints" / "snapshot-2.safetensors").unlink()
+    first = model_of(source, look(source), "ensemble", images)
+    torch.testing.assert_close(first(images.pixels()), both[0].log(), rtol=0, atol=1e-5)
+    assert "tiny has 1 of its 2 snapshots; the ensemble is of these" in capsys.readouterr().err

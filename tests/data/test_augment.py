@@ -19,8 +19,12 @@ def naive(x: torch.Tensor, rng: Streams, augment: CropFlip) -> torch.Tensor:
     flips = rng.tag("flip").integers(2, 1)
     rows = []
     for image, (top, left), (flip,) in zip(x, shifts.tolist(), flips.tolist(), strict=True):
-        mode = {"zeros": "constant", "reflect": "reflect"}[augment.mode]
-        padded = F.pad(image[None], (augment.pad,) * 4, mode=mode)[0]
+        sides = (augment.pad,) * 4
+        if augment.mode == "reflect":
+            padded = F.pad(image[None], sides, mode="reflect")[0]
+        else:
+            fill = augment.fill * (len(image) // len(augment.fill))
+            padded = torch.stack([F.pad(channel, sides, value=v) for channel, v in zip(image, fill, strict=True)])
         crop = padded[:, top : top + image.shape[1], left : left + image.shape[2]]
         rows.append(crop.flip(2) if flip and augment.flip else crop)
     return torch.stack(rows)
@@ -35,6 +39,21 @@ def test_reference_equal_to_a_loop_over_examples(mode, flip: bool, pad: int, sha
     rng = numbered(x, "augment")
     augment = CropFlip(pad=pad, mode=mode, flip=flip)
     assert torch.equal(augment(x, rng), naive(x, rng, augment))
+
+
+@pytest.mark.parametrize("fill", [(0.5,), (0.25, 0.5, 1.0), (0.0, 0.0, 0.0)])
+@pytest.mark.parametrize("pad", [0, 3, 12])
+def test_reference_what_is_added_has_the_colour(fill, pad: int):
+    x = torch.rand(64, 3, 8, 9, generator=torch.Generator().manual_seed(0))
+    augment = CropFlip(pad=pad, fill=fill)
+    assert torch.equal(augment(x, numbered(x)), naive(x, numbered(x), augment))
+
+
+def test_closed_form_levels_are_filled_with_the_nearest_one():
+    x = torch.zeros(200, 3, 2, 2, dtype=torch.uint8)
+    out = CropFlip(fill=(0.4914, 0.4822, 0.4465))(x, numbered(x))
+    assert out.dtype == torch.uint8
+    assert [set(channel.unique().tolist()) for channel in out.unbind(1)] == [{0, 125}, {0, 123}, {0, 114}]
 
 
 def test_closed_form_every_crop_and_flip_occurs_equally_often():
@@ -72,9 +91,15 @@ def test_contract_impossible_settings_are_refused():
         CropFlip(pad=-1)
     with pytest.raises(BadInput, match="mode"):
         CropFlip(mode="edge")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(BadInput, match="did you mean 128/255"):
+        CropFlip(fill=(128.0,))
+    with pytest.raises(BadInput, match="leave one of them out"):
+        CropFlip(mode="reflect", fill=(0.5,))
     x = torch.rand(2, 1, 4, 8)
     with pytest.raises(BadInput, match="must be below 4"):
         CropFlip(pad=4, mode="reflect")(x, numbered(x))
+    with pytest.raises(BadInput, match="fill has 3 numbers, and the images 1 channels"):
+        CropFlip(fill=(0.1, 0.2, 0.3))(x, numbered(x))
 
 
 def test_closed_form_a_chain_is_its_kinds_one_after_another():
@@ -106,5 +131,10 @@ def test_contract_on_the_command_line_every_kind_and_chains():
     chain = run(*words)
     assert chain == Chain(first=CropFlip(mode="reflect"), second=Cutout(size=3, fill=(0.5,)), third=Rotate())
     assert from_plain(to_plain(chain)) == chain
+    filled = run("--augment", "crop_flip", "--augment.fill", "0.4", "0.5", "0.6")
+    assert filled == CropFlip(fill=(0.4, 0.5, 0.6)) == from_plain(to_plain(filled))
+    old = to_plain(CropFlip(pad=2))
+    del old["fill"]  # as a run that began before there was any
+    assert from_plain(old) == CropFlip(pad=2)
     with pytest.raises(BadInput, match=r"did you mean cutout\?"):
         run("--augment", "cut")

@@ -19,6 +19,7 @@ from robustscape.data.augment import CropFlip
 from robustscape.data.digits import Digits
 from robustscape.data.memory import hold
 from robustscape.models.linear import Linear
+from robustscape.models.preact_resnet import PreActResNet
 from robustscape.objectives.at import AT
 from robustscape.recipes import begun, execute
 from robustscape.recipes.digits import digits_at, digits_at_awp
@@ -207,6 +208,15 @@ def test_contract_results_of_a_replaced_checkpoint_are_removed(tmp_path):
 def test_contract_what_cannot_be_trained_leaves_nothing(tmp_path):
     run = replace(_small(digits_at()), augment=CropFlip(pad=20, mode="reflect"))
     with pytest.raises(BadInput):
+        list(train(run, tmp_path / "run", name="digits_at"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_contract_an_epoch_that_would_end_in_an_error_is_refused_and_leaves_nothing(tmp_path):
+    run = _small(digits_at())
+    size = len(run.data.load(seed=run.seed).train) - 1  # one image is left, of one pixel before the last normalisation
+    run = replace(run, model=PreActResNet(width=1), training=replace(run.training, batch_size=size))
+    with pytest.raises(BadInput, match="last batch has 1 image"):
         list(train(run, tmp_path / "run", name="digits_at"))
     assert not (tmp_path / "run").exists()
 

@@ -55,6 +55,12 @@ def test_contract_what_covers_stays_and_what_moves_goes():
     assert (policy.first, policy.second) == (None, AutoAugment.stutz()) and isinstance(policy.third, Cutout)
 
 
+def test_contract_stutz_pads_with_the_mean_colour_throughout():
+    augment = _row("stutz_table1_autoaugment").run.augment
+    fills = {part.fill for part in (augment.first, augment.second, augment.third)}
+    assert fills == {(0.4914, 0.4822, 0.4465)} and augment.first.mode == "zeros"
+
+
 def test_contract_the_teacher_sees_the_labels_that_small_runs_keep():
     teacher = recipes()["cifar10_jpeg_teacher_small"]()
     for name in ("stutz_table1_unlabeled", "wu_table2_rst_awp"):

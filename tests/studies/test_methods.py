@@ -116,7 +116,8 @@ def test_end_to_end_rst_trains_on_what_a_network_says_of_hidden_images(tmp_path)
     assert numbers["fall"]["value"] == pytest.approx(fall, abs=1e-9)
     (row,) = result.shown.table.rows
     assert all(cell is not None for cell in row[:13])
-    assert any(note.startswith(f"One thread a network, float32, on {rst['device']}; ") for note in result.shown.notes)
+    made = f"One thread a network, {rst['precision']}, on {rst['device']}; "
+    assert any(note.startswith(made) for note in result.shown.notes)
 
 
 def test_end_to_end_the_snapshots_of_pas_are_judged_as_one_too():

@@ -99,6 +99,14 @@ def test_closed_form_a_network_that_only_the_full_step_spares_has_overfitted(att
     assert [text.partition(":")[0] for text in found] == ["catastrophic overfitting"] * warned
 
 
+def test_closed_form_mixed_images_withstand_as_the_image_of_which_they_have_more():
+    x = torch.linspace(0.5005, 0.503, 64).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
+    shares = torch.tensor([0.7, 0.3]).expand(64, 2)
+    batch = Batch(x=x, y=torch.ones(64, dtype=torch.int64), index=torch.arange(64), target=shares, mixed=shares)
+    (found,) = _noticed(_Masked(), AT(attack=FGSM(threat=ThreatModel(eps=0.1))), batches=[batch])
+    assert found.startswith("catastrophic overfitting")
+
+
 def _trained(objective, settings, model):
     data = Digits().load(seed=0)
     loader = Loader(images=data.train, batch_size=settings.batch_size, seed=0)

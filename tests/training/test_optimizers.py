@@ -98,6 +98,8 @@ print("torch._dynamo" in sys.modules)
         lambda: SGD(momentum=1),
         lambda: SGD(momentum=0, nesterov=True),
         lambda: SGD(weight_decay=-1),
+        lambda: SGD(decay="weight"),
+        lambda: AdamW(decay="none"),
         lambda: Adam(lr=-1),
         lambda: Adam(beta2=1),
         lambda: AdamW(beta1=-0.1),

@@ -55,6 +55,12 @@ def test_closed_form_the_rate_of_weight_averaging():
         (dict(clip_weights=-1.0), "clip_weights must be above 0"),
         (dict(l1=-1.0), "l1 must be at least 0"),
         (dict(l2=-1.0), "l2 must be at least 0"),
+        (dict(l1=float("nan")), "l1 must be at least 0"),
+        (dict(swa_start=5, swa_lr=0.1, swa_lr_from=0.2, schedules="epoch"), "asks once an epoch"),
+        (dict(schedules="epochs"), "training.schedules is 'epochs', not one of step, epoch"),
+        (dict(statistics="batch"), "not one of auto, training, clean, adversarial"),
+        (dict(attack_mode="Train"), "not one of eval, train"),
+        (dict(select="flat"), "training.select is 'flat'"),
         (dict(snapshots=True), "neither training.lr nor training.eps begins anew"),
     ],
 )

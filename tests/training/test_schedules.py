@@ -64,6 +64,8 @@ def test_closed_form_values_at_boundaries(schedule, expected):
         lambda: Piecewise(factor=10),
         lambda: Cosine(end=2),
         lambda: Linear(start=-1),
+        lambda: Linear(end=math.nan),
+        lambda: Linear(start=math.inf),
         lambda: Linear(begin=0.5, until=0.5),
         lambda: Linear(begin=-0.1),
         lambda: Exponential(end=0),

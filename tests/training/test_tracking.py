@@ -13,6 +13,7 @@ from torch import nn
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
 from robustscape.data.batches import Loader
+from robustscape.data.targets import Targets
 from robustscape.objectives.at import AT
 from robustscape.objectives.natural import Natural
 from robustscape.objectives.self_supervised import SelfSupervised
@@ -51,6 +52,13 @@ def _fit(settings=SETTINGS, *, objective=None, weights=None, state=None):
     return state, fit(
         state, loader, objective=objective, weights=weights, settings=settings, runtime=TRUTH, seed=1, tracked={}
     )
+
+
+def _line():
+    """A linear network, without statistics that a forward moves."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
 
 
 def _steps(events):
@@ -140,7 +148,7 @@ def test_end_to_end_steps_come_back_after_a_stop(tmp_path, stop):
     [
         (Natural(), SGD(lr=0.05), 6),
         (SelfSupervised(form="five", attack=ATTACK), SGD(lr=0.05), 6),
-        (AT(attack=ATTACK), EntropySGD(steps=2), 4),
+        (AT(attack=ATTACK), EntropySGD(steps=2), 6),
     ],
 )
 def test_contract_steps_are_tracked_under_every_kind_of_objective_and_optimiser(objective, optimizer, count):
@@ -162,3 +170,34 @@ def test_contract_the_log_keeps_steps_and_warnings_and_reads_lines_without_them(
     path.write_text(json.dumps(old))
     (read,) = read_log(path).epochs
     assert (read.steps, read.warnings, read.stopped, read.score) == ((), (), "", None)
+
+
+def test_closed_form_a_step_on_several_batches_is_one_step_and_tracked_whole():
+    """Weights that hardly walk: the errors of all its batches are those of the first weights."""
+    optimizer = EntropySGD(steps=2, step_size=1e-9, noise=0.0)
+    settings = replace(SETTINGS, optimizer=optimizer, track_first=2, track_last=1)
+    _, events = _fit(settings, state=start(_line(), AT(attack=ATTACK), settings))
+    logged = _steps(events)
+    loader, net = Loader(images=_images(), batch_size=16, seed=1), _line()
+    batches, errors = [batch for epoch in range(3) for batch in loader.epoch(epoch)], []
+    for done, batch in enumerate(batches):
+        x_adv = ATTACK(net, batch.x, batch.y, rng=Streams(1, ("train", done), batch.index))
+        errors.append(float((net(x_adv).argmax(1) != batch.y).float().mean()))
+    assert [step.step for step in logged] == [0, 2, 8]
+    wanted = [(errors[0] + errors[1]) / 2, errors[2], errors[8]]
+    assert [step.robust_error for step in logged] == pytest.approx(wanted, abs=1e-6) and errors[0] != errors[1]
+
+
+def test_closed_form_mixed_images_are_judged_by_the_label_of_the_larger_share():
+    settings = replace(SETTINGS, optimizer=SGD(lr=1e-12, momentum=0.0, weight_decay=0.0), track_first=9, guard="no")
+    loader = Loader(images=_images(), batch_size=16, seed=1, targets=Targets(mixup=1.0))
+    state = start(_line(), Natural(), settings)
+    events = fit(state, loader, objective=Natural(), weights=None, settings=settings, runtime=TRUTH, seed=1, tracked={})
+    logged, net, wanted, shares = _steps(events), _line(), [], []
+    for batch in (batch for epoch in range(3) for batch in loader.epoch(epoch)):
+        own = batch.mixed[torch.arange(len(batch)), batch.y]  # of two classes: what is not its own is the other's
+        larger = torch.where(own > 0.5, batch.y, 1 - batch.y)
+        wanted.append(float((net(batch.x).argmax(1) != larger).float().mean()))
+        shares.append(float(own.min()))
+    assert [step.robust_error for step in logged] == pytest.approx(wanted, abs=1e-6)
+    assert min(shares) < 0.5 < max(shares)

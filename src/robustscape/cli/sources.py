@@ -167,8 +167,8 @@ def splits_of(source: Source, look: Look) -> Splits:
 def model_of(source: Source, look: Look, checkpoint: str, images: Images) -> nn.Module:
     """Return the model, in eval mode, on the device, the same on every rank; what it does not say the images tell.
 
-    The checkpoint "ensemble" of a run is that of all its snapshots. A model that came from elsewhere and is no better
-    than chance on the first images is said to be so.
+    The checkpoint "ensemble" of a run is that of all its snapshots; where the training has not come to all of them,
+    that is said. A model that came from elsewhere and is no better than chance on the first images is said to be so.
 
     Raises:
         BadInput: weights that fit no network, a model that cannot be loaded, or an ensemble without snapshots.
@@ -178,7 +178,10 @@ def model_of(source: Source, look: Look, checkpoint: str, images: Images) -> nn.
     from robustscape.training.snapshots import snapshots_in
 
     if source.run is not None and checkpoint == "ensemble":
-        names = snapshots_in(Path(source.text) / "checkpoints")
+        names, training = snapshots_in(Path(source.text) / "checkpoints"), source.run.training
+        wanted = sum(training.snapshot_after(epoch) is not None for epoch in range(1, training.epochs + 1))
+        if len(names) < wanted and is_first():
+            note(f"robustscape: {source.text} has {len(names)} of its {wanted} snapshots; the ensemble is of these")
         return Ensemble(model_of(source, look, name, images) for name in names).eval()
     about = describe(source.text, checkpoint=checkpoint)
     channels, height, width = images.x.shape[1:]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustscape.data.autoaugment import AutoAugment
-from robustscape.data.erase import Cutout, Erase
+from robustscape.data.erase import Cutout, Erase, check_colour, colour
 from robustscape.data.jitter import ColorJitter
 from robustscape.data.warp import CropResize, Rotate
 from robustscape.streams import Streams
@@ -22,14 +22,17 @@ class CropFlip:
 
     Attributes:
         pad: Pixels added on each side before an image of the old size is cropped, at least 0; 0 for no crop.
-        mode: What is added: "zeros" (black), or "reflect" (the mirrored image, its edge not repeated; as in
-            the code of Rice 2020 and Wu 2020).
+        mode: What is added: "zeros" (the colour ``fill``), or "reflect" (the mirrored image, its edge not repeated; as
+            in the code of Rice 2020 and Wu 2020).
         flip: Flip left and right with probability 1/2.
+        fill: Colour of what is added in mode "zeros", in [0, 1]: one number for all channels, or one for each. Black;
+            before AutoAugment the code of Stutz 2021 takes the mean colour of the data.
     """
 
     pad: int = 4
     mode: Literal["zeros", "reflect"] = "zeros"
     flip: bool = True
+    fill: tuple[float, ...] = (0.0,)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -37,6 +40,12 @@ class CropFlip:
             raise BadInput(f"pad must be at least 0 pixels, not {self.pad}")
         if self.mode not in ("zeros", "reflect"):
             raise BadInput(f"mode must be 'zeros' or 'reflect', not {self.mode!r}")
+        check_colour(self.fill)
+        if self.mode == "reflect" and any(self.fill):
+            raise BadInput(
+                f"fill={self.fill} is the colour of what mode 'zeros' adds, and 'reflect' adds the mirrored image; "
+                "leave one of them out"
+            )
 
     def __call__(self, x: Tensor, rng: Streams) -> Tensor:
         """Return the augmented images.
@@ -46,10 +55,12 @@ class CropFlip:
             rng: One stream per image.
 
         Returns:
-            Images of the same shape, type and device; pixels are moved, never mixed.
+            Images of the same shape, type and device; pixels are moved, never mixed. In images of whole numbers,
+            levels from 0 to 255, ``fill`` is the nearest level.
 
         Raises:
-            BadInput: the images are too small to be mirrored so far.
+            BadInput: the images are too small to be mirrored so far, or ``fill`` has not as many numbers as they
+                channels.
         """
         N, C, H, W = x.shape
         if self.mode == "reflect" and self.pad >= min(H, W):
@@ -65,13 +76,22 @@ class CropFlip:
         if self.mode == "reflect":
             return moved
         there = ((row >= 0) & (row < H))[:, :, None] & ((column >= 0) & (column < W))[:, None, :]
-        return moved * there[:, None]
+        if self.fill == (0.0,):
+            return moved * there[:, None]
+        return torch.where(there[:, None], moved, _shade(self.fill, x))
 
 
 def _inside(position: Tensor, size: int) -> Tensor:
     """Return positions mirrored into [0, size): -1 is 1, and size is size - 2; far outside, any inside."""
     mirrored = (size - 1) - (size - 1 - position.abs()).abs()
     return mirrored.clamp(0, size - 1)
+
+
+def _shade(fill: tuple[float, ...], x: Tensor) -> Tensor:
+    """Return a colour in [0, 1] as images x have it, (1, 1 or C, 1, 1): as the nearest level where they are levels."""
+    if x.is_floating_point():
+        return colour(fill, x)
+    return (colour(fill, x.float()) * 255).round().to(x.dtype)
 
 
 Augmentation: TypeAlias = CropFlip | CropResize | Rotate | Cutout | Erase | AutoAugment | ColorJitter

@@ -21,6 +21,7 @@ class MixedLoader:
     As the code of Carmon 2019 (https://arxiv.org/abs/1905.13736): no labelled image is taken again in an epoch before
     all others were, in orders of the epoch's own, and the pseudo-labelled ones are drawn with replacement. Both kinds
     are spread evenly over a batch's rows, so that every contiguous part of it has both.
+    An image that is drawn twice in an epoch is changed alike both times.
 
     Attributes:
         labelled: Images with true labels.

@@ -22,6 +22,7 @@ from robustscape.runtime.deciding import Decision, decide, decision_of
 from robustscape.runtime.ranks import barrier, first_alone, from_first, gathered, is_first, world
 from robustscape.training.batch_loss import rows_of
 from robustscape.training.checkpoints import digest, load_state, save_state, save_weights
+from robustscape.training.last_batch import check_last_batch
 from robustscape.training.log import TrainingLog, write_log
 from robustscape.training.loop import Epoch, State, Step, start
 from robustscape.types import Attack, BadInput, Batch, Batches, DataSource, Images, Plain, Splits
@@ -99,6 +100,8 @@ def prepared(run: Run, out: Path, name: str, decision: Decision | None) -> Begun
     about = {"image": list(splits.train.x.shape[1:]), "classes": list(splits.train.classes)}
     with threads(run.runtime):
         state, loader, begins_with = fresh(run, given)
+        if document is None:
+            check_last_batch(state.model, run.objective, loader)
         resume = out / "checkpoints" / "resume.safetensors"
         if resume.exists():
             load_state(state, resume)

@@ -12,6 +12,7 @@ from robustscape.evaluation.accuracy import Evaluating
 from robustscape.landscape.flatness import AverageFlatness
 from robustscape.landscape.runner import stem
 from robustscape.runtime import Runtime
+from robustscape.training.schedules.constant import Constant
 from robustscape.training.settings import Training
 from robustscape.training.stopping import check_choice
 from robustscape.types import Architecture, BadInput, DataSource, Measurement, Objective, Selective, WeightPerturbation
@@ -105,9 +106,10 @@ def check_settings(run: Run) -> None:
 
     Raises:
         BadInput: the objective takes one label for each image, and there are soft ones, or it cannot attack mixed
-            images; or what chooses an epoch, or what is tracked, has no use.
+            images; what chooses an epoch, or what is tracked, has no use; a perturbation or a schedule would never act.
     """
     _check_targets(run)
+    _check_effects(run)
     if run.flatness is not None and not run.training.scored:
         raise BadInput(
             f"flatness is given, but training.select is {run.training.select!r}: set it to flatness or nearby_loss, or "
@@ -116,6 +118,21 @@ def check_settings(run: Run) -> None:
     if run.tracking is not None and not run.training.track:
         raise BadInput("tracking is a data set to track, but nothing is: set training.track above 0")
     check_choice(run.training, run.objective)
+
+
+def _check_effects(run: Run) -> None:
+    """Refuse what would silently be without effect."""
+    warmup, training = 0.0 if run.weights is None else run.weights.warmup, run.training
+    if warmup >= training.epochs:
+        raise BadInput(
+            f"weights.warmup is {warmup:g} epochs, and the training has {training.epochs}: the weights would never be "
+            "perturbed; lower it, or leave the weight perturbation out"
+        )
+    if run.objective.attack is None and training.eps != Constant():
+        raise BadInput(
+            f"training.eps schedules an attack's radius, and {type(run.objective).__name__} has no attack; leave it "
+            "out, or did you mean --objective at?"
+        )
 
 
 def _check_targets(run: Run) -> None:

@@ -138,8 +138,8 @@ class Trained:
         Returns:
             "numbers": name to value, low and high, see ``_numbers``. "seconds": median wall-clock seconds of an epoch,
             tracking excluded. "best": the epoch that is best on validation. "history": robust accuracy on validation
-            of each epoch that was tracked. "device": the processor. "warnings": what the guards noticed. Or "diverged":
-            why the training ended.
+            of each epoch that was tracked. "device": the processor. "precision": its arithmetic, in words.
+            "warnings": what the guards noticed. Or "diverged": why the training ended.
         """
         run = self.run if self.labels is None else self._with_labels(folder, values[self.labels])
         looks, total = replace(self._looks(), run=run), 1
@@ -157,6 +157,7 @@ class Trained:
             "best": max(entry.epoch for entry in epochs if entry.selected),
             "history": [_on_validation(entry) for entry in epochs if entry.tracked],
             "device": device_name(run.runtime.torch_device()),
+            "precision": found["evaluation-last-test"].provenance.precision,
             "warnings": [f"epoch {entry.epoch}: {text}" for entry in epochs for text in entry.warnings],
         }
 

@@ -50,7 +50,7 @@ Scale = Literal["small", "tiny"]
 THREE = 3
 """Seeds of the methods that are told apart from chance."""
 
-_ALONE = Runtime(device="cpu", precision="float32", compile="no", threads=1)
+_ALONE = Runtime(device="cpu", compile="no", threads=1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

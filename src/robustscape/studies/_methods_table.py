@@ -123,10 +123,11 @@ def _settings(base: Run, average: AverageFlatness, worst: WorstFlatness, n: int)
 
 
 def _made_on(found: Mapping[Method, Sequence[Plain]]) -> tuple[str, ...]:
-    """Return processors and versions; a cell's file stands for its versions, so those are the present ones."""
-    devices = dict.fromkeys(value["device"] for values in found.values() for value in values if "device" in value)
+    """Return arithmetic, processors, and the present versions, for which a cell's file stands."""
+    done = [value for values in found.values() for value in values if "device" in value]
     libraries = ", ".join(f"{name} {number}" for name, number in versions().items())
-    return (f"One thread a network, float32, on {', '.join(devices)}; {libraries}.",) if devices else ()
+    used, devices = (" and ".join(dict.fromkeys(value[name] for value in done)) for name in ("precision", "device"))
+    return (f"One thread a network, {used}, on {devices}; {libraries}.",) if done else ()
 
 
 def _size(base: Run) -> str:

@@ -53,7 +53,7 @@ class Methods:
     """
 
     name: ClassVar[str] = "methods"
-    precision: ClassVar[str] = "float32"
+    precision: ClassVar[str] = "what suits the processor, named below the table"
 
     scale: rows.Scale = "small"
     methods: tuple[str, ...] = ()

@@ -151,3 +151,8 @@ def share_of(batch: Batch) -> tuple[Batch, int]:
     weight = rows.stop - rows.start
     rows = rows if weight else slice(0, 1)
     return rows_of(batch, rows), weight
+
+
+def foremost(batch: Batch) -> Tensor:
+    """Return the label that is right for each image, (N,), int64: of a mixed image that of the larger share."""
+    return batch.y if batch.mixed is None else batch.mixed.argmax(dim=1)

@@ -14,6 +14,7 @@ from robustscape.evaluation.units import relu_units
 from robustscape.runtime import PlainView, Runtime
 from robustscape.runtime.counting import passes
 from robustscape.runtime.ranks import from_first
+from robustscape.training.batch_loss import foremost
 from robustscape.training.method import Method
 from robustscape.types import Attack, Batch, Diverged, Subject
 
@@ -35,7 +36,8 @@ def noticed(
     training's own attack in the same ball, a fifth of all fewer. This is looked for where the training's attack follows
     a gradient for fewer steps than that, at the radius that training has come to.
 
-    All of it in eval mode, on the first of the given examples, a share of the epoch's: at least 64, at most 256.
+    All of it in eval mode, on the first of the given examples, a share of the epoch's: at least 64, at most 256. A
+    mixed image withstands where it is classified as the image of which it has the larger share.
     A network that gives NaN shows nothing here: the next step says where it came from.
 
     Args:
@@ -61,7 +63,8 @@ def _looked_at(how: Method, batches: Iterable[Batch], n: int, seed: int, runtime
         some.append(batch)
         if sum(map(len, some)) >= n:
             break
-    x, y, index = (torch.cat([getattr(batch, name) for batch in some])[:n] for name in ("x", "y", "index"))
+    x, index = (torch.cat([getattr(batch, name) for batch in some])[:n] for name in ("x", "index"))
+    y = torch.cat([foremost(batch) for batch in some])[:n]
     network: nn.Module = vars(how.model).get("without_heads", how.model)
     view = how.view if network is how.model else PlainView(network)
     size = how.settings.batch_size

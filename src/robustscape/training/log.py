@@ -45,7 +45,8 @@ class TrackedStep:
         step: Batches used before it.
         gradient_norm: L2 norm of the gradient that it went by, all parameters, before clipping.
         robust_error: Share of its inputs, as they were attacked for it, that the network misclassified before it, in
-            eval mode.
+            eval mode; a mixed image is of the class that it has the larger share of. Of a step on several batches their
+            mean, each at the weights that the walk had come to.
         distance: L2 distance of all parameters from their initial values before it.
     """
 

@@ -23,7 +23,7 @@ from robustscape.training.guards import noticed
 from robustscape.training.log import EpochLog, Tracked, TrackedStep
 from robustscape.training.method import Method, method
 from robustscape.training.settings import Training
-from robustscape.training.step import StepLog, is_tracked, long_step, step
+from robustscape.training.step import StepLog, batches_of_a_step, is_tracked, long_step, step
 from robustscape.training.stopping import Score, check_choice, check_score, chosen_by, impatience, score_of
 from robustscape.training.tracking import track
 from robustscape.types import (
@@ -180,11 +180,6 @@ def is_over(state: State, settings: Training) -> bool:
 def view_of_kept(state: State, how: Method, runtime: Runtime) -> FastView | PlainView:
     """Return the fast view of the network that is tracked."""
     return how.view if state.kept is how.model else fast(state.kept, runtime)
-
-
-def batches_of_a_step(settings: Training) -> int:
-    """Return how many batches a step takes; an epoch's last one has those that are left."""
-    return settings.optimizer.batches if isinstance(settings.optimizer, Exploring) else 1
 
 
 def advance(

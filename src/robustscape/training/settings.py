@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import cache
+from typing import Any, Literal, get_args, get_origin
 
+from robustscape.config import hints
 from robustscape.training.optimizers.sgd import SGD
 from robustscape.training.schedules.constant import Constant
 from robustscape.training.schedules.piecewise import Piecewise
@@ -53,7 +55,7 @@ class Training:
         track_test: Track the test set as well; it is never used for selection.
         track_every: Epochs between two trackings, at least 1; the last epoch is always tracked.
         track_first: Steps at the beginning, each of which is logged by itself: gradient norm, robust error of its
-            batch and distance from the start; 0 for none. One more forward for each.
+            batch and distance from the start; 0 for none. One more forward of each of its batches.
         track_last: Steps at the end, likewise.
         select: What the best checkpoint is chosen by on validation: "robust" or "clean" accuracy; "auto" is
             robust where the objective attacks. "robust_loss": the lowest. "flatness": the lowest rise of the robust
@@ -108,11 +110,14 @@ class Training:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
+        for name, known in _words(Training).items():
+            if getattr(self, name) not in known:
+                raise BadInput(f"training.{name} is {getattr(self, name)!r}, not one of {', '.join(known)}")
         for name in ("epochs", "batch_size", "track_every"):
             if getattr(self, name) < 1:
                 raise BadInput(f"training.{name} must be at least 1, not {getattr(self, name)}")
         for name in ("track", "track_first", "track_last", "keep_every", "checkpoint_seconds", "l1", "l2"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise BadInput(f"training.{name} must be at least 0, not {getattr(self, name)}")
         if self.best_on_test and not (self.track and self.track_test):
             raise BadInput("training.best_on_test needs the test set tracked: set track above 0 and track_test")
@@ -155,11 +160,14 @@ class Training:
             raise BadInput(
                 f"training.swa_lr_from is what falls to swa_lr, {self.swa_lr}, and cannot be {self.swa_lr_from:g}"
             )
+        if self.swa_lr_from is not None and self.swa_every == 1 and self.schedules == "epoch":
+            raise BadInput(
+                "training.swa_lr_from falls to swa_lr within every epoch, but training.schedules asks once an epoch; "
+                "set that to step, or training.swa_every above 1"
+            )
 
     def _check_choice(self) -> None:
         """Refuse ways to choose an epoch, and to stop, that cannot be meant."""
-        if self.guard not in ("warn", "stop", "no"):
-            raise BadInput(f"training.guard is {self.guard!r}, not one of warn, stop, no")
         if not self.track and (self.scored or self.select == "robust_loss"):
             raise BadInput(
                 f"training.select is {self.select!r}, but nothing is tracked, which leaves the last epoch as the best; "
@@ -193,3 +201,9 @@ class Training:
         """Return what the snapshot at the end of an epoch, from 1, is called; None where none is kept."""
         ends = period_ends(self.epochs, self.lr, self.eps) if self.snapshots else ()
         return snapshot(ends.index(epoch) + 1) if epoch in ends else None
+
+
+@cache
+def _words(kind: Any) -> dict[str, tuple[Any, ...]]:
+    """Return what each field of a dataclass may be that is one of a few words."""
+    return {name: get_args(of) for name, of in hints(kind).items() if get_origin(of) is Literal}

@@ -15,7 +15,7 @@ from robustscape.evaluation.judging import predicted
 from robustscape.modes import frozen_statistics
 from robustscape.runtime.ranks import mean_over_ranks, world
 from robustscape.streams import Streams
-from robustscape.training.batch_loss import BatchLoss, attacked, losses, share_of
+from robustscape.training.batch_loss import BatchLoss, attacked, foremost, losses, share_of
 from robustscape.training.clean_pass import moving, pass_clean
 from robustscape.training.method import Method
 from robustscape.training.rates import learning_rate, radius
@@ -218,14 +218,22 @@ def _found(weights: WeightPerturbation, loss: BatchLoss, rng: Streams) -> Params
 
 
 def is_tracked(settings: Training, done: int, total: int) -> bool:
-    """Return whether the step is tracked by itself that begins when ``done`` of ``total`` batches are done."""
-    return done < settings.track_first or done >= total - settings.track_last
+    """Return whether the step is tracked by itself that the batch after ``done`` of ``total`` belongs to."""
+    taken, epoch = batches_of_a_step(settings), max(1, total // settings.epochs)
+    each = -(-epoch // taken)  # steps of an epoch
+    step = done // epoch * each + done % epoch // taken
+    return step < settings.track_first or step >= settings.epochs * each - settings.track_last
+
+
+def batches_of_a_step(settings: Training) -> int:
+    """Return how many batches a step takes; an epoch's last one has those that are left."""
+    return settings.optimizer.batches if isinstance(settings.optimizer, Exploring) else 1
 
 
 def _error(how: Method, batch: Batch, x_adv: Tensor, weight: int) -> float:
     """Return the share of adversarial inputs that are misclassified at the present weights, in eval mode."""
     network = vars(how.model).get("without_heads", how.model)
-    wrong = predicted(network, x_adv, how.parts).argmax(dim=1) != batch.y
+    wrong = predicted(network, x_adv, how.parts).argmax(dim=1) != foremost(batch)
     wrong = wrong[batch.y >= 0]  # the labels of further heads are negative
     return float(mean_over_ranks([wrong.float().mean()], weight)[0])
 

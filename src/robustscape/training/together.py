@@ -20,7 +20,6 @@ from robustscape.training.loop import (
     State,
     Step,
     advance,
-    batches_of_a_step,
     end_epoch,
     is_over,
     settle,
@@ -29,6 +28,7 @@ from robustscape.training.loop import (
 from robustscape.training.method import Method, method
 from robustscape.training.rates import radius
 from robustscape.training.settings import Training
+from robustscape.training.step import batches_of_a_step
 from robustscape.training.stopping import Score, check_score
 from robustscape.types import BadInput, Batch, Batches, Diverged, Images, Objective, Staged, WeightPerturbation
 

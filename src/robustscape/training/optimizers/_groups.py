@@ -9,16 +9,18 @@ from torch import nn
 from robustscape.types import BadInput
 
 
-def check(lr: float, weight_decay: float) -> None:
+def check(lr: float, weight_decay: float, decay: str) -> None:
     """Refuse settings that cannot be meant.
 
     Raises:
-        BadInput: lr is not above 0, or weight_decay is below 0.
+        BadInput: lr is not above 0, weight_decay is below 0, or decay is neither "all" nor "weights".
     """
     if not lr > 0:
         raise BadInput(f"lr must be above 0, not {lr:g}")
     if not weight_decay >= 0:
         raise BadInput(f"weight_decay must be at least 0, not {weight_decay:g}")
+    if decay not in ("all", "weights"):
+        raise BadInput(f"what decays is 'all' or 'weights', not {decay!r}")
 
 
 def groups(model: nn.Module, weight_decay: float, decay: Literal["all", "weights"]) -> list[dict[str, Any]]:

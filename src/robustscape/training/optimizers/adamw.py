@@ -39,7 +39,7 @@ class AdamW:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        check(self.lr, self.weight_decay)
+        check(self.lr, self.weight_decay, self.decay)
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
             raise BadInput(f"AdamW's betas are in [0, 1), not {self.beta1:g} and {self.beta2:g}")
 

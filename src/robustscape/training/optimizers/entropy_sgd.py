@@ -72,7 +72,7 @@ class EntropySGD:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        check(self.lr, self.weight_decay)
+        check(self.lr, self.weight_decay, self.decay)
         if self.steps < 1:
             raise BadInput(
                 f"Entropy-SGD needs at least 1 Langevin step, not {self.steps}; did you mean the optimiser sgd?"

@@ -34,7 +34,7 @@ class SGD:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        check(self.lr, self.weight_decay)
+        check(self.lr, self.weight_decay, self.decay)
         if not 0 <= self.momentum < 1:
             raise BadInput(f"momentum is in [0, 1), not {self.momentum:g}")
         if self.nesterov and not self.momentum:

@@ -16,6 +16,10 @@ class Cyclic:
         cycles: Number of cycles, at least 1.
         peak: Share of a cycle at which the factor is 1, in (0, 1); 0.4 as in Rice 2020.
         warmup: Share of all steps over which a factor that multiplies all this rises linearly to 1, in [0, 1).
+
+    Deviations:
+        The code of Stutz 2021 takes torch's ``CyclicLR``, which also moves the momentum, from 0.9 to 0.8 and back,
+        against the rate; here momentum stays.
     """
 
     cycles: int = 1

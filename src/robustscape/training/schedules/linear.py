@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from robustscape.training.schedules._span import check_span, spanned
@@ -31,7 +32,7 @@ class Linear:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        if self.start < 0 or self.end < 0:
+        if not (0 <= self.start < math.inf and 0 <= self.end < math.inf):
             raise BadInput(f"start and end of a linear schedule are at least 0, not {self.start:g} and {self.end:g}")
         check_span(self.begin, self.until)
         check_warmup(self.warmup)
