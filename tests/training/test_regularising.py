@@ -119,3 +119,17 @@ def test_contract_without_any_nothing_changes():
     clip_weights(net, _settings())
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), before.parameters(), strict=True))
     assert all(p.grad is None for p in net.parameters())
+
+
+def test_closed_form_frozen_weights_are_neither_penalised_nor_clipped():
+    net = _net()
+    before = net[0].weight.detach().clone()
+    net[0].weight.requires_grad_(False)
+    terms = penalised(net, _settings(l1=0.5))
+    assert net[0].weight.grad is None
+    assert float(terms["l1"]) == pytest.approx(0.5 * float(net[4].weight.detach().abs().sum()))
+    clip_weights(net, _settings(clip_weights=0.01))
+    assert torch.equal(net[0].weight, before)
+    assert float(net[4].weight.detach().abs().max()) <= 0.01
+    net[4].weight.requires_grad_(False)
+    assert penalised(net, _settings(l1=0.5)) == {}

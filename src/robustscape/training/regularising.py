@@ -13,14 +13,16 @@ from robustscape.weights.space import norm, select
 def penalised(model: nn.Module, settings: Training) -> dict[str, Tensor]:
     """Add the gradients of the penalties to ``.grad``; returns the penalties by name, scalars, {} without any.
 
-    Over the weights outside normalisation, biases left out: l1 sum |w| (as in the code of Rice 2020) and
-    l2 / 2 sum w^2. They are of the weights that the model carries, whatever perturbation the loss was taken at.
+    Over the weights outside normalisation, without biases and what is frozen: l1 sum |w| (as in the code of Rice 2020)
+    and l2 / 2 sum w^2. They are of the weights that the model carries, whatever perturbation the loss was taken at.
     """
     terms: dict[str, Tensor] = {}
     if not (settings.l1 or settings.l2):
         return terms
-    weights = select(model, "weights")
     parameters = dict(model.named_parameters())
+    weights = {name: w for name, w in select(model, "weights").items() if parameters[name].requires_grad}
+    if not weights:
+        return terms
     if settings.l1:
         terms["l1"] = settings.l1 * torch.stack([w.abs().sum() for w in weights.values()]).sum()
     if settings.l2:
@@ -48,8 +50,10 @@ def clip_gradient(model: nn.Module, settings: Training) -> None:
 
 
 def clip_weights(model: nn.Module, settings: Training) -> None:
-    """Cut weights off to [-w_max, w_max] after a step (Stutz 2021, https://arxiv.org/abs/2104.04448)."""
+    """Cut what is not frozen off to [-w_max, w_max] after a step (Stutz 2021, https://arxiv.org/abs/2104.04448)."""
     if settings.clip_weights is None:
         return
-    for w in select(model, settings.clip_weights_of).values():
-        w.clamp_(-settings.clip_weights, settings.clip_weights)
+    parameters = dict(model.named_parameters())
+    for name, w in select(model, settings.clip_weights_of).items():
+        if parameters[name].requires_grad:
+            w.clamp_(-settings.clip_weights, settings.clip_weights)
