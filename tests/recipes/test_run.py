@@ -15,6 +15,7 @@ from robustscape.recipes.digits import digits_at
 from robustscape.recipes.execute import train
 from robustscape.recipes.run import Run, Watch
 from robustscape.training.schedules.constant import Constant
+from robustscape.training.schedules.linear import Linear
 from robustscape.training.schedules.rise import Rise
 from robustscape.types import BadInput
 from robustscape.weights.awp import AWP
@@ -34,6 +35,10 @@ def _run(training: dict | None = None, **changes) -> Run:
         (_run({"eps": Rise()}, objective=Natural()), r"training\.eps .* Natural has none; set it back to constant"),
         (_run({"eps": Constant(warmup=0.1)}, objective=Natural()), r"training\.eps is of the inner attack"),
         (_run({"attack_mode": "train"}, objective=Natural()), r"training\.attack_mode .* set it back to eval"),
+        (
+            _run({"eps": Linear(start=0.0, end=20.0)}),
+            r"rises to 20 times the attack's own eps: eps=2 is outside \[0, 1\]",
+        ),
         (_run({"select": "robust"}, objective=Natural()), r"neither the objective nor tracking has an attack"),
         (_run(weights=AWP(warmup=2.0)), r"warmup is 2 epochs .* is 2, so AWP would never act; lower"),
         (_run(evaluation=APART, watch=WATCH), r"watch\.measurements flatness .*norm l1 .*eps 1: PGD knows"),
@@ -53,5 +58,6 @@ def test_contract_what_has_a_meaning_is_not_refused(capsys):
         "--weights awp --weights.warmup 1 --training.epochs 2",
         "--evaluation.norm l2 --evaluation.eps 0.5 --watch.measurements flatness --training.select flatness",
         "--objective noise --training.eps rise",
+        "--training.eps linear --training.eps.start 0 --training.eps.end 2",
     ):
         assert main(["train", "digits_at", *words.split(), "--dry-run"]) == 0, capsys.readouterr().err

@@ -136,7 +136,7 @@ def _check_targets(run: Run) -> None:
 
 
 def _check_unused(run: Run) -> None:
-    """Refuse settings of an attack where there is none, and a weight perturbation that never acts."""
+    """Refuse settings of an attack where there is none or beyond it, and a weight perturbation that never acts."""
     training, kind = run.training, type(run.objective).__name__
     usual = {"eps": ("constant", training.eps == Constant()), "attack_mode": ("eval", training.attack_mode == "eval")}
     for name, (off, is_off) in usual.items():
@@ -145,6 +145,12 @@ def _check_unused(run: Run) -> None:
                 f"training.{name} is of the inner attack, and {kind} has none; set it back to {off}, or did you mean "
                 "--objective at?"
             )
+    attack, most = run.objective.attack, max(training.eps(done, 100) for done in range(101))
+    if attack is not None and most > 1:
+        try:
+            attack.at(most * attack.threat.eps)
+        except BadInput as error:
+            raise BadInput(f"training.eps rises to {most:g} times the attack's own eps: {error}") from None
     if run.weights is not None and run.weights.warmup >= training.epochs:
         raise BadInput(
             f"weights.warmup is {run.weights.warmup:g} epochs of plain training, and training.epochs is "
