@@ -103,13 +103,29 @@ def test_contract_every_link_leads_somewhere(page):
             assert heading in {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}, target
 
 
+def _methods():
+    """The pages of the methods of training: those that the README lists under that word."""
+    listed = (ROOT / "README.md").read_text().partition("* The methods: ")[2].partition("\n* ")[0]
+    return [ROOT / path for path in re.findall(r"\]\((docs/methods/\w+\.md)\)", listed)]
+
+
+@pytest.mark.parametrize("page", _methods(), ids=_path)
+def test_contract_a_methods_page_says_what_differs_what_is_logged_how_to_run_it_and_what_comes_out(page):
+    text = page.read_text()
+    assert set(re.findall(r"^## (.*)$", text, flags=re.MULTILINE)) >= {"Differences", "Logged", "Run it"}
+    assert "`robustscape." in text  # where in the code
+    assert re.search(r"^robustscape train (wu|yan|stutz|liu|yamada)_", text, flags=re.MULTILINE)
+    words = " ".join(text.split()).lower()
+    assert "published" in words and re.search(r"\bours?\b.*(?:readme|study)|we have no numbers? at this", words)
+
+
 @pytest.fixture(scope="session")
 def elsewhere(tmp_path_factory):
     """A directory to try documents in, with the runs and files that they speak of, small ones."""
     folder = tmp_path_factory.mktemp("documents")
     words = "train digits_at --training.epochs 1 --training.batch-size 300 --training.track 20 --data.validation 30"
     assert main([*words.split(), "--objective.attack.steps", "1", "--out", str(folder / "runs" / "digits_at")]) == 0
-    for name in ("awp", "cifar10_jpeg_teacher_small"):
+    for name in ("awp", "teacher", "cifar10_jpeg_teacher_small"):
         shutil.copytree(folder / "runs" / "digits_at", folder / "runs" / name)
     words = "--checkpoint last --splits test --n 20 --steps 1 --restarts 1 --loss-restarts 0 --sanity 0 --images 0"
     assert main(["evaluate", str(folder / "runs" / "digits_at"), *words.split(), "--keep-adversarial"]) == 0

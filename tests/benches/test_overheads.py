@@ -7,6 +7,7 @@ from robustscape.benches.problem import attack_of
 from robustscape.evaluation.subject import drained
 from robustscape.objectives.at import AT
 from robustscape.objectives.part_at import PartAT
+from robustscape.objectives.rst import RST
 from robustscape.objectives.trades import TRADES
 from robustscape.recipes.estimating import Passes, passes_of_step
 from robustscape.types import BadInput
@@ -43,14 +44,26 @@ def test_closed_form_what_is_added_is_counted_by_kind_in_every_round():
 
 
 def test_contract_only_the_methods_that_were_named_are_timed():
-    bench = OverheadsBench(methods=("awp", "natural", "label-noise")).quick()
+    bench = OverheadsBench(methods=("awp", "natural", "label-noise", "entropy-sgd", "mixup")).quick()
     result = drained(bench.running())
     assert set(result.costs) == {"(awp - at) / added passes", "label noise / at"}
-    assert set(result.notes) == {"awp / at", "natural / at"}
+    assert set(result.notes) == {"awp / at", "natural / at", "entropy sgd / at", "mixup / at"}
     assert set(result.rates) == {
-        *("at", "awp", "natural", "label noise"),
+        *("at", "awp", "natural", "label noise", "entropy sgd", "mixup"),
         *("forward", "pass to the inputs", "pass to the weights"),
     }
+
+
+def test_contract_rst_is_timed_on_both_kinds_of_image():
+    bench = OverheadsBench().quick()
+    labelled = bench._trainer(RST(attack=PGD), None).batch.labelled
+    assert labelled is not None and int(labelled.sum()) == len(labelled) / 2
+    assert bench._trainer(AT(attack=PGD), None).batch.labelled is None
+
+
+def test_contract_a_walk_is_of_two_batches():
+    bench = OverheadsBench().quick()
+    assert bench._walk()() == 2 * bench.problem.batch
 
 
 def test_contract_a_method_that_is_not_there_is_refused():

@@ -16,6 +16,7 @@ from robustscape.attacks.fgsm import FGSM
 from robustscape.attacks.losses import KL, CrossEntropy, Margin
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
+from robustscape.models.linear import Linear
 from robustscape.modes import evaluating
 from robustscape.objectives.self_supervised import SelfSupervised
 from robustscape.runtime import Runtime, fast
@@ -177,9 +178,24 @@ def test_contract_settings_that_cannot_be_meant_are_refused(naive):
     assert SelfSupervised(attack=FGSM(loss=KL(), random_start=True)).attack.loss == CrossEntropy()
     with pytest.raises(BadInput, match="Flatten has none"):
         SelfSupervised().prepare(nn.Flatten())
+    one = Linear(outputs="one").build(image=(1, 6, 6), classes=2, seed=0)
+    with pytest.raises(BadInput, match=r"one for both; did you mean --model\.outputs classes"):
+        SelfSupervised().prepare(one)
     batch = replace(naive.batches(1)[0], x=torch.rand(8, 1, 6, 5))
     with pytest.raises(BadInput, match="must be square, not 6 by 5"):
         SelfSupervised().stage(batch, Streams(), 0, 1)
+    for form in ("equation", "five", "half"):  # already of the loss, before anything of a run is written
+        with pytest.raises(BadInput, match="must be square, not 6 by 5"):
+            SelfSupervised(form=form)(nn.Flatten(), batch, batch.x)
+
+
+def test_closed_form_a_linear_network_has_the_angles_beside_its_classes():
+    model = Linear().build(image=(1, 6, 6), classes=3, seed=0)
+    trained, x = SelfSupervised().prepare(model), torch.rand(4, 1, 6, 6)
+    logits = trained(x)
+    assert logits.shape == (4, 3 + 4)
+    torch.testing.assert_close(logits[:, :3], x.flatten(1) @ model.linear.weight.T + model.linear.bias)
+    assert torch.equal(model(x), logits[:, :3])
 
 
 def test_contract_presets():

@@ -406,3 +406,4 @@ def test_end_to_end_a_tracking_set_is_logged_beside_the_others(tmp_path):
     images = hold((torch.rand(20, 1, 9, 9), torch.arange(20) % 10), (torch.rand(20, 1, 9, 9), torch.arange(20) % 10))
     with pytest.raises(BadInput, match="has images"):
         next(train(replace(run, tracking=images), tmp_path / "other", name="r"))
+    assert not (tmp_path / "other").exists()

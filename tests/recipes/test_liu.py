@@ -7,7 +7,11 @@ import math
 import pytest
 
 from robustscape.cli.recipes import rows
+from robustscape.recipes.small import smaller
 from robustscape.training.rates import learning_rate, radius
+
+LOGGED = {"figure1": 2000, "figure8": 500}
+"""Steps at either end that the figures show."""
 
 TABLE = {row.row: row.run for row in rows() if (row.paper, row.table) == ("liu", "table1")}
 
@@ -48,3 +52,12 @@ def test_closed_form_every_epoch_of_table_1_has_the_papers_eps_and_learning_rate
             assert lr == pytest.approx(_lr(network, d / length), abs=1e-14), epoch
     ends = [epoch for epoch in range(1, epochs + 1) if settings.snapshot_after(epoch)]
     assert ends == ([100, 150, 200] if periodic else [])
+
+
+def test_contract_the_figures_of_single_steps_have_as_many_logged_as_the_paper_shows():
+    for row in rows():
+        if row.paper == "liu":
+            at_each_end = LOGGED.get(row.table, 0)
+            for run, shorter in ((row.run, 1), (smaller(row.run), 5)):
+                logged = (run.training.track_first, run.training.track_last)
+                assert logged == (at_each_end // shorter,) * 2, row.name

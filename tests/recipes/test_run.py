@@ -1,4 +1,4 @@
-"""Settings of a Run that would be without effect."""
+"""Settings of a Run that do not go together: refused before anything is computed."""
 
 from __future__ import annotations
 
@@ -6,35 +6,58 @@ from dataclasses import replace
 
 import pytest
 
+from robustscape.attacks.pgd import PGD
+from robustscape.cli import main
+from robustscape.evaluation.accuracy import Evaluating
+from robustscape.landscape.flatness import AverageFlatness
 from robustscape.objectives.natural import Natural
-from robustscape.objectives.noise import NoiseTraining
-from robustscape.recipes.digits import digits_at, digits_natural
-from robustscape.recipes.run import check_settings
+from robustscape.recipes.digits import digits_at
+from robustscape.recipes.execute import train
+from robustscape.recipes.run import Run, Watch
 from robustscape.training.schedules.constant import Constant
+from robustscape.training.schedules.linear import Linear
 from robustscape.training.schedules.rise import Rise
 from robustscape.types import BadInput
 from robustscape.weights.awp import AWP
 
-
-@pytest.mark.parametrize("epochs", [1, 9])
-def test_contract_a_warm_up_as_long_as_the_training_is_refused(epochs):
-    run = digits_at()
-    run = replace(run, weights=AWP.official_trades(), training=replace(run.training, epochs=epochs))
-    with pytest.raises(BadInput, match=f"is 9 epochs, and the training has {epochs}: .* never be perturbed"):
-        check_settings(run)
+APART = Evaluating(norm="l1", eps=1.0, suite="autoattack")
+WATCH = Watch(measurements=(AverageFlatness(attack=PGD(steps=1, result="best_loss")),))
 
 
-def test_contract_a_schedule_of_eps_without_an_attack_is_refused():
-    run = digits_natural()
-    for schedule in (Rise(), Constant(warmup=0.1)):
-        with pytest.raises(BadInput, match="Natural has no attack; leave it out, or did you mean --objective at"):
-            check_settings(replace(run, training=replace(run.training, eps=schedule)))
+def _run(training: dict | None = None, **changes) -> Run:
+    run = replace(digits_at(), **changes)
+    return replace(run, training=replace(run.training, epochs=2, **(training or {})))
 
 
-@pytest.mark.parametrize("objective", [None, Natural(), NoiseTraining()])
-def test_contract_what_acts_for_an_epoch_is_let_through(objective):
-    run = digits_at()
-    eps = Constant() if isinstance(objective, Natural) else Rise()
-    training = replace(run.training, epochs=10, eps=eps, track_attack=run.objective.attack)
-    run = replace(run, objective=objective or run.objective, weights=AWP.official_trades(), training=training)
-    assert check_settings(run) is None
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (_run({"eps": Rise()}, objective=Natural()), r"training\.eps .* Natural has none; set it back to constant"),
+        (_run({"eps": Constant(warmup=0.1)}, objective=Natural()), r"training\.eps is of the inner attack"),
+        (_run({"attack_mode": "train"}, objective=Natural()), r"training\.attack_mode .* set it back to eval"),
+        (
+            _run({"eps": Linear(start=0.0, end=20.0)}),
+            r"rises to 20 times the attack's own eps: eps=2 is outside \[0, 1\]",
+        ),
+        (_run({"select": "robust"}, objective=Natural()), r"neither the objective nor tracking has an attack"),
+        (_run(weights=AWP(warmup=2.0)), r"warmup is 2 epochs .* is 2, so AWP would never act; lower"),
+        (_run(evaluation=APART, watch=WATCH), r"watch\.measurements flatness .*norm l1 .*eps 1: PGD knows"),
+        (_run({"select": "flatness"}, evaluation=APART), r"training\.select flatness is made under .*norm l1"),
+    ],
+    ids=lambda value: "" if isinstance(value, Run) else value[:30],
+)
+def test_contract_what_has_no_meaning_together_is_refused_before_anything_is_there(wrong, sentence, tmp_path):
+    with pytest.raises(BadInput, match=sentence):
+        next(train(wrong, tmp_path / "run", name="r"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_contract_what_has_a_meaning_is_not_refused(capsys):
+    for words in (
+        "--objective natural --training.track-attack pgd --training.select robust",
+        "--weights awp --weights.warmup 1 --training.epochs 2",
+        "--evaluation.norm l2 --evaluation.eps 0.5 --watch.measurements flatness --training.select flatness",
+        "--objective noise --training.eps rise",
+        "--training.eps linear --training.eps.start 0 --training.eps.end 2",
+    ):
+        assert main(["train", "digits_at", *words.split(), "--dry-run"]) == 0, capsys.readouterr().err

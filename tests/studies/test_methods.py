@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from robustscape.config import members
 from robustscape.evaluation.subject import drained
 from robustscape.landscape.flatness import AverageFlatness
 from robustscape.landscape.worst_flatness import WorstFlatness
+from robustscape.models.activations import Activation
 from robustscape.recipes.given import check
 from robustscape.results import read_json
 from robustscape.runtime import TRUTH, threads
@@ -63,6 +65,11 @@ def test_contract_every_objective_and_weight_perturbation_has_a_row(protocol, fi
     run = base("small")
     there = {type(getattr(method.run(run, 0), field)) for method in methods(run)}
     assert set(members(protocol).values()) <= there
+
+
+def test_contract_every_activation_has_a_row():
+    run = base("small")
+    assert {method.run(run, 0).model.activation for method in methods(run)} == set(get_args(Activation))
 
 
 def test_closed_form_a_change_reaches_what_it_names_and_nothing_else():
@@ -193,9 +200,15 @@ def test_closed_form_what_lessens_overfitting_is_told_from_what_does_not():
         "e": [_value(0.2, 0.3)],
     }
     assert (
-        "Smaller gap and better last epoch than AT: B; Smaller gap alone: C; Better last epoch alone: D; Neither, "
-        "though meant to lessen robust overfitting: E." in _shown(values).notes
+        "Smaller gap and better last epoch than AT of the same seeds: B; Smaller gap alone: C; Better last epoch "
+        "alone: D; Neither, though meant to lessen robust overfitting: E." in _shown(values).notes
     )
+
+
+def test_closed_form_a_method_of_one_seed_is_held_against_that_seed_of_at():
+    """Its gap is below AT's mean, and above that of AT on its own images."""
+    values = {"at": [_value(0.2, 0.3), _value(0.4, 0.1)], "b": [_value(0.25, 0.25)], "c": [{"diverged": "so"}]}
+    assert "Neither, though meant to lessen robust overfitting: B." in _shown(values).notes
 
 
 def test_closed_form_robust_loss_and_flatness_are_correlated_over_the_rows():
@@ -221,6 +234,8 @@ def test_end_to_end_bench_methods_is_the_study_and_says_what_it_would_do(capsys,
     assert lines[-1].startswith("0 of 4 cells are done, about ")
     assert main(["study", "methods", "--methods", "at", "natural", *words]) == 0
     assert capsys.readouterr().out.splitlines()[0] == lines[0]
+    assert main(["bench", "methods", "--only=natural", *words]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split()[0] == "natural-0"
     assert list(tmp_path.iterdir()) == []
     assert main(["bench", "methods", "train"]) == 2
     assert "ask for it alone" in capsys.readouterr().err

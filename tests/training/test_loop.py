@@ -289,6 +289,7 @@ def test_contract_the_log_survives_a_cut_last_line(tmp_path):
         dict(track=-1),
         dict(ema=1.0),
         dict(best_on_test=True, track_test=False),
+        dict(attack_statistics="counted"),
     ],
 )
 def test_contract_settings_that_cannot_be_meant_are_refused(wrong):

@@ -134,7 +134,9 @@ def test_contract_what_cannot_be_meant_is_refused(wrong, words):
 
 
 def test_contract_a_loss_that_is_not_tracked_and_a_score_that_is_not_there_are_refused():
-    with pytest.raises(BadInput, match=r"training\.track_attack"):
-        start(_net(), Natural(), replace(SETTINGS, select="robust_loss"))
+    for select in ("robust", "robust_loss"):
+        with pytest.raises(BadInput, match=rf"'{select}', but neither .* training\.track_attack"):
+            start(_net(), Natural(), replace(SETTINGS, select=select))
+        start(_net(), Natural(), replace(SETTINGS, select=select, track_attack=OBJECTIVE.attack))
     with pytest.raises(BadInput, match="hand the loop a score"):
         next(_fit(replace(SETTINGS, select="flatness"))[1])

@@ -16,21 +16,27 @@ from robustscape.benches.train import Trainer
 from robustscape.config import members, named, nearest
 from robustscape.data.targets import Targets
 from robustscape.objectives.at import AT
+from robustscape.objectives.rst import RST
 from robustscape.recipes.estimating import Passes, passes_of_step
 from robustscape.results import stopwatch
 from robustscape.runtime import Lowered, fast
 from robustscape.streams import Streams
 from robustscape.training.averaging import average_of, update_average
+from robustscape.training.optimizers.entropy_sgd import EntropySGD
 from robustscape.training.schedules.periodic import Periodic
 from robustscape.training.schedules.piecewise import Piecewise
 from robustscape.training.schedules.rise import Rise
 from robustscape.training.settings import Training
+from robustscape.training.step import long_step
 from robustscape.types import BadInput, Objective, WeightPerturbation
 from robustscape.weights.space import gradient, select
 
 _AT = "at"
 _FREE = ("ema", "label noise", "pas")
 """Methods that add no pass: their whole step is held against AT's."""
+_SHOWN = ("mixup", "penalties", "clipping", "entropy sgd")
+"""Others of which the ratio to AT's step is shown: of Entropy-SGD for as many examples."""
+_SMALL_RATE = 1e-3  # of a walk on random labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +46,13 @@ class OverheadsBench:
     The passes of both steps are counted, forwards, gradients to the inputs and gradients to the weights each by
     themselves, and each kind is timed by itself; all in the same precision. 1 is what cannot be done without. Of EMA,
     label noise and PAS, which add none, it is the ratio of the steps. The other ratios are shown too, also those of
-    methods that save passes. As under ``weights``, ``batches`` and fewer ``steps`` steady the differences.
+    methods that save passes, and of mixup, penalties, clipping and Entropy-SGD. Half of RST's batch is pseudo-labelled.
+    As under ``weights``, ``batches`` and fewer ``steps`` steady the differences.
 
     Attributes:
         problem: Network, batch and machine.
-        methods: Which methods, by the names of their files, and "ema", "label-noise", "pas"; all where none is named.
+        methods: Which methods, by the names of their files, and "ema", "label-noise", "pas", "mixup", "penalties",
+            "clipping", "entropy-sgd"; all where none is named.
         steps: Steps of the inner PGD.
         eps: Its radius, in pixel units.
         batches: Training steps, or passes, that a side makes in a round.
@@ -63,7 +71,7 @@ class OverheadsBench:
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
         at_least_one(self, "steps", "batches")
-        known = [*self._perturbed(), *_FREE]
+        known = [*self._perturbed(), *_FREE, *_SHOWN]
         for name in self.methods:
             if _plain(name) not in known:
                 raise BadInput(f"there is no method {name!r}{nearest(name, known)}; there are: {', '.join(known)}")
@@ -110,8 +118,8 @@ class OverheadsBench:
                 more = [mine - at for mine, at in zip(seconds[name], seconds[_AT], strict=True)]
                 costs[f"({name} - at) / added passes"] = _over(more, added)
             notes[f"{name} / at"] = ratios[name]
-        costs |= {f"{name} / at": ratios[name] for name in free}
-        return costs, notes
+        costs |= {f"{name} / at": ratios[name] for name in free if name in _FREE}
+        return costs, notes | {f"{name} / at": ratios[name] for name in free if name in _SHOWN}
 
     def _at(self) -> AT:
         return AT(attack=attack_of(self.eps, self.steps))
@@ -126,15 +134,20 @@ class OverheadsBench:
     def _trainer(
         self, objective: Objective, weights: WeightPerturbation | None, training: Training | None = None
     ) -> Trainer:
-        return Trainer(
+        trainer = Trainer(
             self.problem, steps=self.steps, eps=self.eps, objective=objective, weights=weights, training=training
         )
+        if isinstance(objective, RST):
+            trainer.batch = replace(trainer.batch, labelled=trainer.batch.index % 2 == 0)
+        return trainer
 
     def _free(self) -> dict[str, Side]:
         """Return the steps of the methods that add no pass."""
         at = self._at()
-        averaged, noisy = self._trainer(at, None), self._trainer(at, None)
-        average, targets = average_of(averaged.model), Targets(noise=0.3)
+        averaged = self._trainer(at, None)
+        average = average_of(averaged.model)
+        penalties = Training(l1=5e-6, l2=5e-3)
+        clipping = Training(clip_gradient=1.0, clip_weights=2.0)
         resets = (0.5, 0.75)
         schedules = Training(eps=Periodic(of=Rise(), resets=resets), lr=Periodic(of=Piecewise(), resets=resets))
         periodic = self._trainer(at, None, schedules)
@@ -144,11 +157,37 @@ class OverheadsBench:
             update_average(average, averaged.model, 0.9975)
             return n
 
-        def label_noise() -> float:
-            rng = Streams(0, ("targets",), noisy.batch.index)
-            return noisy.step(targets(noisy.batch, rng, classes=CLASSES))
+        return {
+            "ema": ema,
+            "label noise": self._towards(Targets(noise=0.3)),
+            "pas": lambda: periodic.step(done=45, total=100),
+            "mixup": self._towards(Targets(mixup=1.4)),
+            "penalties": self._trainer(at, None, penalties).step,
+            "clipping": self._trainer(at, None, clipping).step,
+            "entropy sgd": self._walk(),
+        }
 
-        return {"ema": ema, "label noise": label_noise, "pas": lambda: periodic.step(done=45, total=100)}
+    def _towards(self, targets: Targets) -> Side:
+        """Return AT's step towards other targets, which are made in it."""
+        trainer = self._trainer(self._at(), None)
+
+        def side() -> float:
+            rng = Streams(0, ("targets",), trainer.batch.index)
+            return trainer.step(targets(trainer.batch, rng, classes=CLASSES))
+
+        return side
+
+    def _walk(self) -> Side:
+        """Return a step of Entropy-SGD on two batches."""
+        trainer, walk = self._trainer(self._at(), None), EntropySGD(lr=_SMALL_RATE, step_size=_SMALL_RATE, steps=2)
+        how = replace(trainer.how, settings=replace(trainer.how.settings, optimizer=walk))
+        optimizer, batches = walk.build(trainer.model), [trainer.batch] * walk.batches
+
+        def side() -> float:
+            long_step(how, optimizer, batches, done=0, total=len(batches), seed=0)
+            return len(batches) * len(trainer.batch)
+
+        return side
 
 
 _How = tuple[Objective, WeightPerturbation | None]
@@ -157,7 +196,8 @@ _KINDS = {"forwards": "forward", "inputs": "pass to the inputs", "weights": "pas
 
 def _plain(name: str) -> str:
     """Return the name of a method as it is known here: files have underscores, what adds no pass has spaces."""
-    return name.replace("-", " ") if name.replace("-", " ") in _FREE else name.replace("-", "_")
+    words = name.replace("-", " ")
+    return words if words in (*_FREE, *_SHOWN) else name.replace("-", "_")
 
 
 def _passes(problem: Problem) -> dict[str, Side]:

@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
     """
     words, options = nouns(arguments)
     if words == [_STUDY]:  # a study's options; of its one table --only can only mean the methods
-        study.main([_STUDY, *("--methods" if word == "--only" else word for word in options)])
+        study.main([_STUDY, *(re.sub("^--only(?==|$)", "--methods", word) for word in options)])
         return
     known = benches()
     if _STUDY in words:

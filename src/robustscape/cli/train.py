@@ -126,6 +126,8 @@ def train_all(jobs: Sequence[tuple[Run, Path]], name: str, processes: int = 0) -
 def _jobs(options: Train, folder: Path) -> list[tuple[Run, Path]]:
     if not options.seeds:
         return [(options.run, folder)]
+    if options.run.seed:
+        raise BadInput(f"--seed {options.run.seed} and --seeds both say which seed; leave one of the two out")
     if len(set(options.seeds)) < len(options.seeds):
         raise BadInput(f"a seed is named twice in {value_words(options.seeds)}")
     if (folder / "run.json").exists():

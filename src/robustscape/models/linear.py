@@ -75,8 +75,9 @@ class LinearNetwork(nn.Module):
         super().__init__()
         self.normalise = normalise
         self.linear = nn.Linear(inputs, outputs, bias=bias)
+        self.one = outputs == 1  # not asked of the layer, in whose place an objective may put another
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, (N, K)."""
         z = self.linear(self.normalise(x).flatten(1))
-        return F.pad(z, (1, 0)) if self.linear.out_features == 1 else z
+        return F.pad(z, (1, 0)) if self.one else z

@@ -92,7 +92,7 @@ class SelfSupervised:
         """Return a network of the same tensors that has the rotation head as well.
 
         Raises:
-            BadInput: the model has no linear layer for the head to stand beside.
+            BadInput: the model has no linear layer for the head to stand beside, or one of a single output.
         """
         found = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
         if not found:
@@ -102,6 +102,9 @@ class SelfSupervised:
         trained = copy.deepcopy(model, shared)
         last = trained.get_submodule(found[-1])
         assert isinstance(last, nn.Linear)
+        if last.out_features == 1:
+            raise BadInput("self-supervision needs an output for each class, and the model has one for both; did you "
+                           "mean --model.outputs classes?")  # fmt: skip
         heads = _Heads(last, self.head).train(last.training)
         if found[-1]:
             trained.set_submodule(found[-1], heads)
@@ -128,9 +131,9 @@ class SelfSupervised:
 
     def __call__(self, model: nn.Module, batch: Batch, x_adv: Tensor) -> Loss:
         """Return the loss of both heads; ``batch`` as ``stage`` makes it."""
+        _check_square(x_adv)
         target = batch.y if batch.target is None else batch.target
         if self.form == "equation":
-            _check_square(x_adv)
             copies = [torch.rot90(x_adv, angle, dims=(2, 3)) for angle in range(_ANGLES)]
             outputs = model(torch.cat(copies))
             labels = torch.arange(_ANGLES, device=x_adv.device).repeat_interleave(len(x_adv))

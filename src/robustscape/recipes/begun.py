@@ -97,6 +97,7 @@ def prepared(run: Run, out: Path, name: str, decision: Decision | None) -> Begun
     given = loaded(run)
     splits = given.splits
     _same(given, document, out)
+    tracked = _tracked(run, splits)  # refused, where it is another kind of data, before anything is written
     about = {"image": list(splits.train.x.shape[1:]), "classes": list(splits.train.classes)}
     with threads(run.runtime):
         state, loader, begins_with = fresh(run, given)
@@ -127,7 +128,7 @@ def prepared(run: Run, out: Path, name: str, decision: Decision | None) -> Begun
         state=state,
         loader=loader,
         splits=splits,
-        tracked=_tracked(run, splits),
+        tracked=tracked,
         decision=decision,
         runtime=runtime,
         log=log_up_to(out / "log.jsonl", state.epoch),

@@ -3,7 +3,8 @@
 Stated: networks, optimisers, epochs, schedules, attacks and, for table 1, weight decay. Left open: batches (128 here),
 augmentation of CIFAR-10 (crops and flips here), weight decay elsewhere (1e-4, the default of their code) and what
 judges table 1 (PGD here). Schedules are asked once an epoch, as their formulas and code have it; widths are 4 w for VGG
-and ResNet-18. The learning rates of figure 4 between the ends are ours.
+and ResNet-18. The runs of figures 1 and 8 log their first and last 2,000 and 500 steps one by one. The learning rates
+of figure 4 between the ends are ours.
 """
 
 from __future__ import annotations
@@ -130,11 +131,16 @@ def _natural(run: Run) -> Run:
     return replace(run, objective=Natural(), evaluation=evaluation)
 
 
+def _tracked(run: Run, steps: int) -> Run:
+    """Return the run with its first and last steps logged one by one."""
+    return replace(run, training=replace(run.training, track_first=steps, track_last=steps))
+
+
 def _figure1() -> _Entries:
     """Also figures 2, 3, 10 and 15, which look at networks trained so."""
     for radius in _CIFAR10_RADII:
         for task, network in {"VGG": VGG(width=32), "ResNet18": ResNet(width=32)}.items():
-            run = _cifar10(network, eps=radius / 255)
+            run = _tracked(_cifar10(network, eps=radius / 255), 2000)
             yield f"CIFAR10 {task}, eps {radius}/255", "constant eps", run if radius else _natural(run)
 
 
@@ -147,7 +153,7 @@ def _figure4() -> _Entries:
 def _figure8() -> _Entries:
     """Also figure 9 and the others that look at MNIST networks."""
     for eps in _MNIST_RADII:
-        run = _lenet(eps=eps)
+        run = _tracked(_lenet(eps=eps), 500)
         yield f"MNIST LeNet, eps {eps:g}", "constant eps", run if eps else _natural(run)
 
 

@@ -10,7 +10,7 @@ from robustscape.data.targets import Targets
 from robustscape.data.unlabelled import Unlabelled
 from robustscape.evaluation.accuracy import Evaluating
 from robustscape.landscape.flatness import AverageFlatness
-from robustscape.landscape.runner import stem
+from robustscape.landscape.runner import stem, under
 from robustscape.runtime import Runtime
 from robustscape.training.schedules.constant import Constant
 from robustscape.training.settings import Training
@@ -106,10 +106,11 @@ def check_settings(run: Run) -> None:
 
     Raises:
         BadInput: the objective takes one label for each image, and there are soft ones, or it cannot attack mixed
-            images; what chooses an epoch, or what is tracked, has no use; a perturbation or a schedule would never act.
+            images; or what chooses an epoch, what is tracked, a schedule or a weight perturbation has no use; or a
+            measurement cannot be made under the threat model that judges.
     """
     _check_targets(run)
-    _check_effects(run)
+    _check_unused(run)
     if run.flatness is not None and not run.training.scored:
         raise BadInput(
             f"flatness is given, but training.select is {run.training.select!r}: set it to flatness or nearby_loss, or "
@@ -118,21 +119,7 @@ def check_settings(run: Run) -> None:
     if run.tracking is not None and not run.training.track:
         raise BadInput("tracking is a data set to track, but nothing is: set training.track above 0")
     check_choice(run.training, run.objective)
-
-
-def _check_effects(run: Run) -> None:
-    """Refuse what would silently be without effect."""
-    warmup, training = 0.0 if run.weights is None else run.weights.warmup, run.training
-    if warmup >= training.epochs:
-        raise BadInput(
-            f"weights.warmup is {warmup:g} epochs, and the training has {training.epochs}: the weights would never be "
-            "perturbed; lower it, or leave the weight perturbation out"
-        )
-    if run.objective.attack is None and training.eps != Constant():
-        raise BadInput(
-            f"training.eps schedules an attack's radius, and {type(run.objective).__name__} has no attack; leave it "
-            "out, or did you mean --objective at?"
-        )
+    _check_measured(run)
 
 
 def _check_targets(run: Run) -> None:
@@ -146,3 +133,40 @@ def _check_targets(run: Run) -> None:
             f"{kind}, as it is set, {needs}, which {given} does not go with; leave targets.{refused[0]} at 0, or did "
             "you mean --objective at or trades?"
         )
+
+
+def _check_unused(run: Run) -> None:
+    """Refuse settings of an attack where there is none or beyond it, and a weight perturbation that never acts."""
+    training, kind = run.training, type(run.objective).__name__
+    usual = {"eps": ("constant", training.eps == Constant()), "attack_mode": ("eval", training.attack_mode == "eval")}
+    for name, (off, is_off) in usual.items():
+        if run.objective.attack is None and not is_off:
+            raise BadInput(
+                f"training.{name} is of the inner attack, and {kind} has none; set it back to {off}, or did you mean "
+                "--objective at?"
+            )
+    attack, most = run.objective.attack, max(training.eps(done, 100) for done in range(101))
+    if attack is not None and most > 1:
+        try:
+            attack.at(most * attack.threat.eps)
+        except BadInput as error:
+            raise BadInput(f"training.eps rises to {most:g} times the attack's own eps: {error}") from None
+    if run.weights is not None and run.weights.warmup >= training.epochs:
+        raise BadInput(
+            f"weights.warmup is {run.weights.warmup:g} epochs of plain training, and training.epochs is "
+            f"{training.epochs}, so {type(run.weights).__name__} would never act; lower weights.warmup, or did you "
+            "mean --weights none?"
+        )
+
+
+def _check_measured(run: Run) -> None:
+    """Refuse what is to be measured on the way and cannot be, under the threat model that judges."""
+    asked = [("watch.measurements", measurement) for measurement in run.watch.measurements]
+    if run.training.scored:
+        asked.append(("training.select", run.flatness or AverageFlatness()))
+    for option, measurement in asked:
+        try:
+            under(run.evaluation.threat(), measurement)
+        except BadInput as error:
+            judge = f"evaluation.norm {run.evaluation.norm} and evaluation.eps {run.evaluation.eps:g}"
+            raise BadInput(f"{option} {measurement.name} is made under {judge}: {error}") from None

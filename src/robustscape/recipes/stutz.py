@@ -2,8 +2,9 @@
 
 The grids and the settings of table 1 are those of the supplement and of the authors' code. Weight decay is 5e-4 with
 Nesterov momentum, as in the code: the text's 0.005 is another row of the supplement. The attack is PGD-7 at 8/255 with
-steps of 0.007, of which the input of largest loss is kept, as in the code, whose eps is 0.0314. Their early stopping is
-on test images; here ``best`` is chosen on validation.
+steps of 0.007, of which the input of largest loss is kept, as in the code, whose eps is 0.0314 and whose random start
+is a Gaussian direction of uniform length; here it is uniform in the ball. Their early stopping is on test images; here
+``best`` is chosen on validation.
 
 The released settings of +Unlabeled have AutoAugment on; the text says that methods are put on top of the baseline,
 whose crops the row has.
@@ -97,7 +98,7 @@ def _table1() -> _Entries:
 
 
 def _figure7() -> _Entries:
-    """The supplement's sweeps, of which the figure shows a selection."""
+    """The supplement's sweeps, of which the figure shows a selection; its dropout no network here has."""
     for decay in (0.05, 0.01, 0.005, 0.001, 0.0001, 0.0):
         yield f"weight decay {decay:g}", "", _decayed(decay)
     for size in (8, 16, 32, 64, 128, 256, 512):

@@ -58,6 +58,7 @@ def _awp(run: Run, gamma: float = 5e-3) -> Run:
 
 
 def _figure1b() -> _Entries:
+    """AT-ES of the figure is the best checkpoint of AT."""
     run = _at()
     yield "AT", "", run
     yield "TRADES", "beta 6", _rice.trades(run)

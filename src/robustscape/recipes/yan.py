@@ -64,6 +64,7 @@ def _table2() -> _Entries:
 
 
 def _table3() -> _Entries:
+    """As Wu 2020's table 2: TRADES, MART and RST without constants in the network, RST in Carmon's batches."""
     evaluation = replace(_at().evaluation, suite="wu", step_size=None)
     bare = _wide(_at(), constants=False)
     mixed = replace(bare, training=replace(bare.training, batch_size=256))

@@ -14,7 +14,7 @@ from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
 from robustscape.data.autoaugment import AutoAugment
 from robustscape.data.digits import Digits
-from robustscape.data.erase import Cutout
+from robustscape.data.erase import Cutout, Erase
 from robustscape.data.folder import Folder
 from robustscape.data.unlabelled import Unlabelled
 from robustscape.evaluation.accuracy import Evaluating
@@ -220,6 +220,16 @@ def _objectives(run: Run) -> tuple[Method, ...]:
             setting="half of each batch",
             change={"objective": PartAT(attack=attack)},
         ),
+        Method(
+            name="ignore-incorrect",
+            title="AT, misclassified images clean",
+            change={"objective": PartAT(attack=attack, share=1.0, misclassified="clean")},
+        ),
+        Method(
+            name="predicted-labels",
+            title="AT, predicted labels attacked",
+            change={"objective": PartAT(attack=attack, share=1.0, labels="predicted")},
+        ),
     )
 
 
@@ -234,6 +244,13 @@ def _data(run: Run) -> tuple[Method, ...]:
         Method(
             name="cutout", title="Cutout", setting=f"{size} pixels", change={"augment": Cutout(size=size)}, lessens=True
         ),
+        Method(
+            name="erase",
+            title="Random erasing",
+            setting="of half of the images",
+            change={"augment": Erase()},
+            lessens=True,
+        ),
     )
 
 
@@ -243,17 +260,20 @@ def _optimised(run: Run) -> tuple[Method, ...]:
     adam, adamw = Adam(lr=1e-3, weight_decay=5e-4), AdamW(lr=1e-3, weight_decay=0.05)
     cyclic = {"optimizer": {"lr": 2 * sgd.lr}, "lr": Cyclic()}
     large = {"optimizer": {"lr": 4 * sgd.lr}, "batch_size": 512}
+    late, rise = {"lr": Piecewise.late()}, {"eps": Rise(high=2.0)}
     return (
         Method(name="entropy-sgd", title="Entropy-SGD", setting="L 5", change=_t({"optimizer": walk}), lessens=True),
         Method(name="adam", title="Adam", setting="learning rate 1e-3", change=_t({"optimizer": adam})),
         Method(name="adamw", title="AdamW", setting="learning rate 1e-3, decay 0.05", change=_t({"optimizer": adamw})),
         Method(name="cyclic", title="Cyclic", setting=f"to {2 * sgd.lr:g} and back", change=_t(cyclic)),
+        Method(name="late", title="Late multi-step", setting="drops after 93 and 97 %", change=_t(late)),
+        Method(name="cosine-eps", title="Cosine eps", setting="the full eps after 50 %", change=_t(rise)),
         Method(name="batch-512", title="Batches of 512", setting=f"learning rate {4 * sgd.lr:g}", change=_t(large)),
     )
 
 
 def _activated() -> tuple[Method, ...]:
-    titles = {"silu": "SiLU", "gelu": "GELU", "softplus": "Softplus"}
+    titles = {"silu": "SiLU", "gelu": "GELU", "mish": "Mish", "softplus": "Softplus"}
     return tuple(
         Method(name=name, title=title, change={"model": {"activation": name}}) for name, title in titles.items()
     )

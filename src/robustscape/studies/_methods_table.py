@@ -168,26 +168,29 @@ def _words(coefficient: Coefficient) -> str:
 
 
 def _against(found: Mapping[Method, Sequence[Plain]], reference: Sequence[Plain] | None) -> tuple[str, ...]:
-    """Return which methods that are meant to lessen robust overfitting do so, in the mean over seeds."""
-    at = None if reference is None else [_mean(reference, name, 1) for name in ("gap_last", "robust_last")]
-    if at is None or at[0] is None or at[1] is None:
-        return ()
+    """Return which methods that are meant to lessen robust overfitting do so, in the mean over their seeds."""
     some: dict[str, list[str]] = {"both": [], "gap": [], "last": [], "neither": []}
     for method, values in found.items():
-        gap, last = (_mean(values, name, 1) for name in ("gap_last", "robust_last"))
-        if not method.lessens or gap is None or last is None:
+        pairs = [pair for pair in zip(values, reference or (), strict=False) if all("numbers" in one for one in pair)]
+        if not method.lessens or not pairs:
             continue
-        smaller, better = gap.value < at[0].value, last.value > at[1].value
+        gap, last = (_more(pairs, name) for name in ("gap_last", "robust_last"))
+        smaller, better = gap < 0, last > 0
         kind = "both" if smaller and better else "gap" if smaller else "last" if better else "neither"
         some[kind].append(method.title)
     words = {
-        "both": "Smaller gap and better last epoch than AT",
+        "both": "Smaller gap and better last epoch than AT of the same seeds",
         "gap": "Smaller gap alone",
         "last": "Better last epoch alone",
         "neither": "Neither, though meant to lessen robust overfitting",
     }
     said = [f"{words[kind]}: {', '.join(titles)}" for kind, titles in some.items() if titles]
     return (f"{'; '.join(said)}.",) if said else ()
+
+
+def _more(pairs: Sequence[tuple[Plain, Plain]], name: str) -> float:
+    """Return by how much a number is larger in the first of the pairs than in the second, in the mean."""
+    return sum(mine["numbers"][name]["value"] - at["numbers"][name]["value"] for mine, at in pairs) / len(pairs)
 
 
 def _said(found: Mapping[Method, Sequence[Plain]], first: int) -> tuple[str, ...]:

@@ -126,6 +126,11 @@ class Training:
         for name in ("clip_gradient", "clip_weights", "statistics_batches"):
             if (most := getattr(self, name)) is not None and not most > 0:
                 raise BadInput(f"training.{name} must be above 0, not {most:g}; None is for none")
+        if self.attack_statistics == "counted" and self.attack_mode == "eval":
+            raise BadInput(
+                "training.attack_statistics 'counted' is of attacks in train mode, and training.attack_mode is 'eval'; "
+                "set it to train, or leave attack_statistics out"
+            )
         self._check_swa()
         self._check_choice()
         if self.statistics_batches is not None and self.estimated == "training":

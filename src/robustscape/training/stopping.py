@@ -20,11 +20,13 @@ def check_choice(settings: Training, objective: Objective) -> None:
     """Refuse to choose by what is not tracked.
 
     Raises:
-        BadInput: the robust loss is asked for, and there is no attack.
+        BadInput: robust accuracy or loss is asked for, and there is no attack.
     """
-    if settings.select == "robust_loss" and objective.attack is None and settings.track_attack is None:
+    if settings.select not in ("robust", "robust_loss") or not settings.track:
+        return
+    if objective.attack is None and settings.track_attack is None:
         raise BadInput(
-            "training.select is 'robust_loss', but neither the objective nor tracking has an attack; set "
+            f"training.select is {settings.select!r}, but neither the objective nor tracking has an attack; set "
             "training.track_attack, or did you mean clean?"
         )
 
