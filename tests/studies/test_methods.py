@@ -172,7 +172,15 @@ def _value(gap, last, *, loss=1.0, flat=0.5, seconds=2.0):
         **{"gap_last": gap, "robust_last": last, "loss": loss, "flatness": flat},
     }
     numbers = {name: {"value": value, "low": value - 0.1, "high": value + 0.1} for name, value in each.items()}
-    return {"numbers": numbers, "seconds": seconds, "best": 1, "history": [], "device": "a CPU", "warnings": []}
+    return {
+        "numbers": numbers,
+        "seconds": seconds,
+        "best": 1,
+        "history": [],
+        "device": "a CPU",
+        "precision": "float32",
+        "warnings": [],
+    }
 
 
 def _shown(values):

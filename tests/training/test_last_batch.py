@@ -39,7 +39,7 @@ def test_contract_a_head_that_the_objective_adds_is_asked_too():
     objective = SelfSupervised.stutz()
     model = objective.prepare(nn.Sequential(nn.Flatten(), nn.Linear(36, 4), nn.Tanh(), nn.Linear(4, 2)))
     check_last_batch(model, objective, _batches(10))
-    with pytest.raises(BadInput, match="last batch has 1 image"):
+    with pytest.raises(BadInput, match="a batch of 1 image has no statistics"):
         check_last_batch(model, objective, _batches(9))
 
 
