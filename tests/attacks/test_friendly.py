@@ -96,7 +96,8 @@ def test_reference_every_image_ends_as_in_algorithm_1(network, images, tau, omeg
 @pytest.mark.parametrize("tau", [0, 2])
 def test_reference_stutz_keeps_misclassified_iterates_alone(network, images, tau):
     x, y = images
-    attack = replace(Friendly.stutz(), threat=ThreatModel(eps=EPS), steps=STEPS, step_size=SIZE, tau=tau)
+    search = replace(Friendly.stutz(), threat=ThreatModel(eps=EPS), steps=STEPS, step_size=SIZE, tau=tau)
+    attack = replace(search, start="uniform")
     found = attack(network, x, y, rng=rng())
     torch.testing.assert_close(found, torch.cat(list(_stutz(network, x, y, tau))), rtol=0, atol=1e-12)
     clean = (found == x).flatten(1).all(dim=1)

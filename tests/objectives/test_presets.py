@@ -62,8 +62,7 @@ class Search:
 
 
 PGD_10 = Search(0.031, 0.007, 10, "gaussian")
-STUTZ = Search(0.0314, 0.007, 7, keep="best")
-WHOLE = replace(STUTZ, start="direction")
+STUTZ = Search(0.0314, 0.007, 7, "direction", keep="best")
 
 
 def _kl(p, q):
@@ -155,10 +154,6 @@ def _stopped_by_stutz(net, batch, done, search):
     return torch.cat(made)
 
 
-def _from_a_direction(objective):
-    return replace(objective, attack=replace(objective.attack, start="direction"))
-
-
 FRIENDLY = replace(PGD_10, start="ball")
 CASES = {
     "trades": (TRADES.official(), partial(_by_divergences, search=PGD_10), partial(_trades, order="cac")),
@@ -177,8 +172,6 @@ CASES = {
     "fat, trades": (FAT.trades(), partial(_stopped, search=PGD_10, divergence=True), partial(_trades, order="ca")),
     "fat, mart": (FAT.mart(), partial(_stopped, search=PGD_10), partial(_mart, beta=6, order="ac")),
     "fat of stutz": (FAT.stutz(), partial(_stopped_by_stutz, search=STUTZ), _error),
-    "fat of stutz, whole": (_from_a_direction(FAT.stutz()), partial(_stopped_by_stutz, search=WHOLE), _error),
-    "rst of stutz, whole": (_from_a_direction(RST.stutz()), partial(_by_errors, search=WHOLE), _error),
 }
 
 

@@ -46,7 +46,7 @@ class Friendly:
     Deviations:
         From the paper: Algorithm 1 begins at the clean input, its experiments and code (uniformly) in the ball.
         From the authors' code: it hands the batch back in another order; here rows keep their places.
-        From Stutz' code (``stutz``): its start is what ``start="direction"`` is.
+        From Stutz' code (``stutz``): none known.
     """
 
     threat: ThreatModel = field(default_factory=ThreatModel)
@@ -90,7 +90,8 @@ class Friendly:
     @classmethod
     def stutz(cls) -> Friendly:
         """Return the setting of Stutz' code: 7 steps of 0.007 at eps 0.0314, misclassified iterates alone."""
-        return cls(threat=ThreatModel(eps=0.0314), steps=7, step_size=0.007, result="misclassified")
+        threat = ThreatModel(eps=0.0314)
+        return cls(threat=threat, steps=7, step_size=0.007, start="direction", result="misclassified")
 
     def at(self, eps: float) -> Friendly:
         """Return the same attack at another eps; the step follows it unless ``step_size`` fixes it."""

@@ -39,8 +39,7 @@ class PartAT:
     Deviations:
         From Stutz' code, ``official``: for shares other than 0.5 it weighs the mean of the clean part by the share of
         the adversarial one and the other way round; here every image counts the same. It predicts "predicted" labels
-        in train mode, which moves the running statistics; here the attack's own mode, and no trace. Its random start
-        is what the attack's ``start="direction"`` is, here uniform in the ball.
+        in train mode, which moves the running statistics; here the attack's own mode, and no trace.
         Of parts of a batch, where memory is short, or on several ranks, the last rows of each part are attacked.
     """
 
@@ -102,7 +101,7 @@ class PartAT:
 
 
 def _stutz() -> PGD:
-    return PGD(threat=ThreatModel(eps=0.0314), steps=7, step_size=0.007, result="best_loss")
+    return PGD(threat=ThreatModel(eps=0.0314), steps=7, step_size=0.007, start="direction", result="best_loss")
 
 
 @dataclass(frozen=True, kw_only=True)

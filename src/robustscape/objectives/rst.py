@@ -36,7 +36,7 @@ class RST:
         From Wu 2020: none known; the equation leaves open what each term is a mean over.
         From the code of Carmon 2019, ``official``: there, labels of -1 are left out of the cross-entropy and an
         entropy term can be had; here every image has a pseudo-label. TRADES makes two forwards.
-        From Stutz' code (``stutz``): its attack starts as ``start="direction"`` does.
+        From Stutz' code (``stutz``): none known.
         Of parts of a batch, where memory is short, or on several ranks, "each" takes the means over each part.
     """
 
@@ -63,7 +63,8 @@ class RST:
     @classmethod
     def stutz(cls) -> RST:
         """Return the setting of Stutz' code: AT, one mean over the batch, of which 70 % are pseudo-labelled."""
-        attack = PGD(threat=ThreatModel(eps=0.0314), steps=7, step_size=0.007, result="best_loss")
+        threat = ThreatModel(eps=0.0314)
+        attack = PGD(threat=threat, steps=7, step_size=0.007, start="direction", result="best_loss")
         return cls(attack=attack, form="at", mean="all")
 
     @property

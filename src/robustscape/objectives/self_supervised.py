@@ -46,7 +46,7 @@ class SelfSupervised:
         From the authors' code, ``official``: it attacks in train mode (``Training.attack_mode``), and adds its random
         start to the clean images, which here stay clean.
         From Stutz' code, ``stutz``: it attacks but a half of each batch, by an oversight, and there the share of
-        rotated images is drawn; here half of each batch is rotated. Its attack starts as ``start="direction"`` does.
+        rotated images is drawn; here half of each batch is rotated.
         The first weights of the head are the same for every seed. On several ranks "half" rotates every second image
         of each rank's share; of parts of a batch, where memory is short, it takes the means over each part.
     """
@@ -80,7 +80,8 @@ class SelfSupervised:
     @classmethod
     def stutz(cls) -> SelfSupervised:
         """Return the setting of Stutz' code: every second image rotated, an MLP as head, weight 4."""
-        attack = PGD(threat=ThreatModel(eps=0.0314), steps=7, step_size=0.007, result="best_loss")
+        threat = ThreatModel(eps=0.0314)
+        attack = PGD(threat=threat, steps=7, step_size=0.007, start="direction", result="best_loss")
         return cls(attack=attack, form="half", head="mlp", weight=4.0)
 
     @property

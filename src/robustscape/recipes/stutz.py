@@ -2,9 +2,8 @@
 
 The grids and the settings of table 1 are those of the supplement and of the authors' code. Weight decay is 5e-4 with
 Nesterov momentum, as in the code: the text's 0.005 is another row of the supplement. The attack is PGD-7 at 8/255 with
-steps of 0.007, of which the input of largest loss is kept, as in the code, whose eps is 0.0314 and whose random start
-is a Gaussian direction of uniform length; here it is uniform in the ball. Their early stopping is on test images; here
-``best`` is chosen on validation.
+steps of 0.007 from a Gaussian direction of uniform length, of which the input of largest loss is kept, as in the code,
+whose eps is 0.0314. Their early stopping is on test images; here ``best`` is chosen on validation.
 
 The released settings of +Unlabeled have AutoAugment on; the text says that methods are put on top of the baseline,
 whose crops the row has.
@@ -49,7 +48,7 @@ from robustscape.training.settings import Training
 from robustscape.types import Objective, Optimizer
 from robustscape.weights.awp import AWP
 
-_ATTACK = PGD(threat=ThreatModel(eps=8 / 255), steps=7, step_size=0.007, result="best_loss")
+_ATTACK = PGD(threat=ThreatModel(eps=8 / 255), steps=7, step_size=0.007, start="direction", result="best_loss")
 _SGD = SGD(lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
 _TRAINING = Training(epochs=150, batch_size=128, optimizer=_SGD, lr=Piecewise.stutz(), track_every=5)
 
@@ -194,9 +193,9 @@ def _cyclic(cycles: int) -> Run:
 
 
 def _awp(xi: float, *, steps: int = 1) -> Run:
-    """Return AT-AWP as their code has it: BatchNorm's statistics at w, each entry of the gradient clipped."""
+    """Return AT-AWP as their code has it, each entry of the gradient clipped."""
     training = replace(_TRAINING, clip_gradient=0.05, clip_gradient_by="entry")
-    return replace(_trained(training), weights=AWP(gamma=xi, steps=steps, statistics="w"))
+    return replace(_trained(training), weights=replace(AWP.stutz(), gamma=xi, steps=steps))
 
 
 def _averaged(tau: float) -> Run:
