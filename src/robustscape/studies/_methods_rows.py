@@ -90,8 +90,8 @@ def changed(value: Any, change: Mapping[str, Any]) -> Any:
 def base(scale: Scale) -> Run:
     """Return adversarial training on the task that all methods share.
 
-    "small": PreActResNet-18 of width 16 on 1,000 images as they are, so few that AT overfits robustly within 40 epochs of
-    32 steps: from the first drop of the rate on the robust loss falls on train and rises on validation. PGD-5; each is
+    "small": PreActResNet-18 of width 16 on 1,000 images as they are, so few that AT overfits robustly in 40 epochs of
+    32 steps: from the first drop of the rate on, robust loss falls on train and rises on validation. PGD-5; each is
     judged by PGD-20 on 1,000 images. "tiny": LeNet of width 2 on digits, which says nothing.
     """
     if scale == "tiny":
