@@ -6,11 +6,15 @@ import copy
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustscape.streams import Streams
 from robustscape.types import Batch
 
 LR, MOMENTUM, DECAY = 0.2, 0.9, 0.01
+EPS, STEP, STEPS = 0.1, 0.03, 3
+SEED = 5
 
 
 def network() -> nn.Module:
@@ -43,6 +47,23 @@ def ascended(
         x_adv = x_adv.detach() + size * slope.sign()
         x_adv = torch.min(torch.max(x_adv, x - eps), x + eps).clamp(0, 1)
     return x_adv
+
+
+def cross_entropy(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(net(x), y)
+
+
+def attacked(net: nn.Module, batch: Batch, done: int) -> Tensor:
+    """PGD on the cross-entropy, in the mode that the network is in."""
+    noise = Streams(SEED, ("train", done, 0, "ball"), batch.index).uniform(1, 6, 6, low=-1, high=1, dtype=torch.float64)
+    start = (batch.x + EPS * noise).clamp(0, 1)
+    return ascended(start, batch.x, lambda x: cross_entropy(net, x, batch.y), eps=EPS, size=STEP, steps=STEPS)
+
+
+def same(ours: nn.Module, theirs: nn.Module) -> None:
+    """Assert that two networks have the same weights and buffers, to 1e-10."""
+    for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+        assert torch.allclose(a.double(), b.double(), rtol=0, atol=1e-10), name
 
 
 def perturbation(net: nn.Module, loss: Callable[[nn.Module], Tensor], gamma: float) -> dict[str, Tensor]:

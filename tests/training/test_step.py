@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,14 +18,11 @@ from robustscape.attacks.threat import ThreatModel
 from robustscape.objectives.at import AT
 from robustscape.objectives.natural import Natural
 from robustscape.runtime import TRUTH
-from robustscape.streams import Streams
 from robustscape.training.method import method
-from robustscape.training.optimizers.entropy_sgd import EntropySGD
 from robustscape.training.optimizers.sgd import SGD
 from robustscape.training.schedules.constant import Constant
-from robustscape.training.schedules.cosine import Cosine
 from robustscape.training.settings import Training
-from robustscape.training.step import long_step, step
+from robustscape.training.step import step
 from robustscape.types import BadInput, Batch, Diverged, Loss
 from robustscape.weights.awp import AWP
 
@@ -34,8 +30,8 @@ spec = importlib.util.spec_from_file_location("naive", Path(__file__).with_name(
 naive = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(naive)
 
-EPS, STEP, STEPS = 0.1, 0.03, 3
-SEED, TOTAL = 5, 10
+EPS, STEP, STEPS = naive.EPS, naive.STEP, naive.STEPS
+SEED, TOTAL = naive.SEED, 10
 
 
 def _settings(**changes) -> Training:
@@ -57,30 +53,16 @@ def _ours(weights, batches, *, net=None, runtime=TRUTH, **changes) -> nn.Module:
 # -- the naive rendering: no code of the library but its random numbers ---------------------------------
 
 
-def _cross_entropy(net, x, y):
-    return F.cross_entropy(net(x), y)
-
-
-def _naive_pgd(net, batch, done):
-    noise = Streams(SEED, ("train", done, 0, "ball"), batch.index).uniform(1, 6, 6, low=-1, high=1, dtype=torch.float64)
-    start = (batch.x + EPS * noise).clamp(0, 1)
-
-    def loss(x_adv):
-        return _cross_entropy(net, x_adv, batch.y)
-
-    return naive.ascended(start, batch.x, loss, eps=EPS, size=STEP, steps=STEPS)
-
-
 def _naive(batches, *, gamma, official=False, attack_train=None, clean=False, net=None) -> nn.Module:
     net, velocity = net or naive.network(), {}
     for done, batch in enumerate(batches):
         if attack_train is None:
-            x_adv = _naive_pgd(net.eval(), batch, done)
+            x_adv = naive.attacked(net.eval(), batch, done)
         else:
             other = net if attack_train == "counted" else copy.deepcopy(net)
-            x_adv = _naive_pgd(other.train(), batch, done)
+            x_adv = naive.attacked(other.train(), batch, done)
         net.train()
-        loss = partial(_cross_entropy, x=x_adv, y=batch.y)
+        loss = partial(naive.cross_entropy, x=x_adv, y=batch.y)
         v = {}
         if gamma and official:  # as the authors' code: a step of SGD on a proxy, the difference rescaled
             proxy = copy.deepcopy(net)
@@ -97,31 +79,26 @@ def _naive(batches, *, gamma, official=False, attack_train=None, clean=False, ne
     return net
 
 
-def _assert_equal(ours: nn.Module, theirs: nn.Module) -> None:
-    for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
-        assert torch.allclose(a.double(), b.double(), rtol=0, atol=1e-10), name
-
-
 def test_reference_adversarial_training_float64():
     batches = naive.batches(3)
-    _assert_equal(_ours(None, batches), _naive(batches, gamma=0))
+    naive.same(_ours(None, batches), _naive(batches, gamma=0))
 
 
 @pytest.mark.parametrize("statistics", ["frozen", "counted"])
 def test_reference_adversarial_training_attacked_in_train_mode_float64(statistics):
     batches = naive.batches(3)
     ours = _ours(None, batches, attack_mode="train", attack_statistics=statistics)
-    _assert_equal(ours, _naive(batches, gamma=0, attack_train=statistics))
+    naive.same(ours, _naive(batches, gamma=0, attack_train=statistics))
 
 
 def test_reference_awp_of_the_paper_float64():
     batches = naive.batches(3)
-    _assert_equal(_ours(AWP(gamma=0.02), batches), _naive(batches, gamma=0.02))
+    naive.same(_ours(AWP(gamma=0.02), batches), _naive(batches, gamma=0.02))
 
 
 def test_reference_awp_of_the_authors_code_float64():
     batches = naive.batches(3)
-    _assert_equal(_ours(AWP.official(), batches), _naive(batches, gamma=0.01, official=True))
+    naive.same(_ours(AWP.official(), batches), _naive(batches, gamma=0.01, official=True))
 
 
 def test_reference_the_code_of_rice_and_wu_whole_float64():
@@ -129,21 +106,21 @@ def test_reference_the_code_of_rice_and_wu_whole_float64():
     batches, changes = naive.batches(3), {"attack_mode": "train", "attack_statistics": "counted", "clean_pass": True}
     for weights, gamma in ((None, 0), (AWP.official(), 0.01)):
         ours = _ours(weights, batches, **changes)
-        _assert_equal(ours, _naive(batches, gamma=gamma, official=True, attack_train="counted", clean=True))
+        naive.same(ours, _naive(batches, gamma=gamma, official=True, attack_train="counted", clean=True))
         assert int(ours.state_dict()["1.num_batches_tracked"]) == 3 * (STEPS + 2)
 
 
 def test_closed_form_without_running_statistics_a_clean_pass_is_not_made():
     batches, seen = naive.batches(2), []
     ours = _ours(None, batches, net=_watched(_blocks(normalised=False), seen), clean_pass=True)
-    _assert_equal(ours, _naive(batches, gamma=0, net=_blocks(normalised=False)))
+    naive.same(ours, _naive(batches, gamma=0, net=_blocks(normalised=False)))
     assert seen.count(8) == 2 * (STEPS + 1)
 
 
 def test_closed_form_awp_waits_for_its_warm_up():
     batches = naive.batches(2)
     # Two of ten steps in one epoch, warm-up of half an epoch: nothing is perturbed yet.
-    _assert_equal(_ours(AWP(gamma=0.02, warmup=0.5), batches), _naive(batches, gamma=0))
+    naive.same(_ours(AWP(gamma=0.02, warmup=0.5), batches), _naive(batches, gamma=0))
 
 
 def test_closed_form_eps_schedule_scales_the_attack():
@@ -223,7 +200,7 @@ def test_reference_micro_batches_float64(mode):
     runtime = replace(TRUTH, micro_batch=3)
     net = _watched(_blocks(normalised=False), seen)
     ours = _ours(AWP(gamma=0.02), batches, net=net, runtime=runtime, attack_mode=mode)
-    _assert_equal(ours, _naive(batches, gamma=0.02, net=_blocks(normalised=False)))
+    naive.same(ours, _naive(batches, gamma=0.02, net=_blocks(normalised=False)))
     assert set(seen) - {2} == {3} and seen[-3:] == [3, 3, 2]
 
 
@@ -242,7 +219,7 @@ def _moving(kind: str) -> nn.Module:
 def test_reference_what_a_forward_moves_is_moved_once_a_step_float64(kind):
     batches = naive.batches(2)
     ours = _ours(None, batches, net=_moving(kind), runtime=replace(TRUTH, micro_batch=3))
-    _assert_equal(ours, _naive(batches, gamma=0, net=_moving(kind)))
+    naive.same(ours, _naive(batches, gamma=0, net=_moving(kind)))
 
 
 @pytest.mark.parametrize("mode", [None, "frozen", "counted"])
@@ -252,7 +229,7 @@ def test_reference_batch_normalisation_computes_again_float64(mode):
     changes = {} if mode is None else {"attack_mode": "train", "attack_statistics": mode}
     net = _watched(_blocks(normalised=True), seen)
     ours = _ours(AWP(gamma=0.02), batches, net=net, runtime=runtime, **changes)
-    _assert_equal(ours, _naive(batches, gamma=0.02, attack_train=mode, net=_blocks(normalised=True)))
+    naive.same(ours, _naive(batches, gamma=0.02, attack_train=mode, net=_blocks(normalised=True)))
     assert set(seen) - {2} == ({3, 8} if mode is None else {8})  # only what is attacked in eval mode can be parted
 
 
@@ -282,7 +259,7 @@ def test_contract_a_step_out_of_memory_goes_on_with_less(during, objective):
     with pytest.warns(UserWarning, match="going on with") as told:
         found = step(hows[1], settings.optimizer.build(nets[1]), batch, 0, TOTAL, SEED)
     assert [str(warning.message)[-23:] for warning in told] == ["with 4 examples at once", "with 2 examples at once"]
-    _assert_equal(nets[1], nets[0])
+    naive.same(nets[1], nets[0])
     assert found.loss == pytest.approx(wanted.loss, rel=1e-12)
     assert found.gradient_norm == pytest.approx(wanted.gradient_norm, rel=1e-12)
 
@@ -296,122 +273,3 @@ def test_contract_batch_normalisation_out_of_memory_is_one_sentence(mode):
     with pytest.raises(BadInput, match="out of memory for 8 examples"):
         step(how, settings.optimizer.build(net), naive.batches(1)[0], 0, TOTAL, SEED)
     assert all(torch.equal(before[name], p) for name, p in net.named_parameters())
-
-
-# -- steps on several batches ----------------------------------------------------------------------------
-
-STEPS_OF_A_WALK = 3
-PAPER = EntropySGD(lr=0.7, steps=STEPS_OF_A_WALK, gamma=0.2, scoping=0.5, noise=0.01, weight_decay=0.01)
-
-
-def _explored(optimizer, batches, *, weights=None) -> nn.Module:
-    net = naive.network()
-    objective = AT(attack=PGD(threat=ThreatModel(eps=EPS), steps=STEPS, step_size=STEP))
-    settings = Training(epochs=1, optimizer=optimizer, lr=Cosine())
-    how, built = method(net, objective, weights, settings, TRUTH), optimizer.build(net)
-    for done in range(0, len(batches), optimizer.batches):
-        long_step(how, built, batches[done : done + optimizer.batches], done, TOTAL, SEED)
-    return net
-
-
-def _naive_slope(net, batch, done, gamma):
-    """The gradient of adversarial training at the present weights, under AWP where gamma is not 0."""
-    x_adv = _naive_pgd(net.eval(), batch, done)
-    loss = partial(_cross_entropy, x=x_adv, y=batch.y)
-    proxy = copy.deepcopy(net.train())
-    v = naive.perturbation(net, loss, gamma) if gamma else {}
-    with torch.no_grad():
-        for name, p in proxy.named_parameters():
-            p.add_(v.get(name, 0))
-    proxy.zero_grad()
-    loss(proxy).backward()
-    for buffer, moved in zip(net.buffers(), proxy.buffers(), strict=True):
-        buffer.copy_(moved)
-    return {name: p.grad.clone() for name, p in proxy.named_parameters()}
-
-
-def _noise(done, k, name, like):
-    return Streams(SEED, ("walk", done, k, name)).normal(*like.shape, dtype=torch.float64)
-
-
-def _lr(done):
-    return (1 + math.cos(math.pi * done / TOTAL)) / 2
-
-
-@torch.no_grad()
-def _set(net, values):
-    for name, p in net.named_parameters():
-        p.copy_(values[name])
-
-
-def _naive_paper(batches, gamma_awp) -> nn.Module:
-    """Algorithm 1, eta gamma as one learning rate, with weight decay in both gradients."""
-    net = naive.network()
-    for t, done in enumerate(range(0, len(batches), STEPS_OF_A_WALK)):
-        x = {name: p.detach().clone() for name, p in net.named_parameters()}
-        inner, mu, gamma = dict(x), dict(x), 0.2 * 1.5**t
-        for k, batch in enumerate(batches[done : done + STEPS_OF_A_WALK]):
-            with torch.enable_grad():
-                slope = _naive_slope(net, batch, done + k, gamma_awp)
-            for name in x:
-                d = slope[name] + 0.01 * inner[name] - gamma * (x[name] - inner[name])
-                inner[name] = inner[name] - 0.1 * d + 0.1**0.5 * 0.01 * _noise(done, k, name, d)
-                mu[name] = (1 - 0.75) * mu[name] + 0.75 * inner[name]
-            _set(net, inner)
-        _set(net, {name: w - 0.7 * _lr(done) * ((w - mu[name]) + 0.01 * w) for name, w in x.items()})
-    return net
-
-
-@pytest.mark.parametrize("gamma", [0, 0.02])
-def test_reference_entropy_sgd_of_the_paper_float64(gamma):
-    batches = naive.batches(2 * STEPS_OF_A_WALK)
-    ours = _explored(PAPER, batches, weights=AWP(gamma=gamma) if gamma else None)
-    _assert_equal(ours, _naive_paper(batches, gamma))
-
-
-def test_reference_entropy_sgd_of_the_authors_code_float64():
-    """Its names: mdw momentum buffers, mw the mean, eta noise; the learning rate follows the schedule here."""
-    official = replace(EntropySGD.official(), steps=2, weight_decay=0.01)
-    batches = naive.batches(6)
-    net, outer = naive.network(), {}
-    for done in (0, 3):
-        wc = {name: p.detach().clone() for name, p in net.named_parameters()}
-        w, mw, mdw = dict(wc), dict(wc), {name: torch.zeros_like(p) for name, p in wc.items()}
-        for k in range(3):
-            dw = _naive_slope(net, batches[done + k], done + k, 0)
-            if k == 0:  # its first closure only reports the loss
-                continue
-            for name in w:
-                d = dw[name] + 0.01 * w[name]
-                mdw[name] = 0.9 * mdw[name] + d
-                d = d + 0.9 * mdw[name] - 1e-4 * (wc[name] - w[name])
-                d = d - 1e-4 / math.sqrt(0.5 * 0.1) * _noise(done, k, name, d)
-                w[name] = w[name] - 0.1 * d
-                mw[name] = 0.75 * mw[name] + 0.25 * w[name]
-            _set(net, w)
-        for name in wc:
-            d = wc[name] - mw[name] + 0.01 * wc[name]
-            outer[name] = 0.9 * outer.get(name, 0) + d
-            w[name] = wc[name] - 0.1 * _lr(done) * (d + 0.9 * outer[name])
-        _set(net, w)
-    _assert_equal(_explored(official, batches), net)
-
-
-def test_contract_a_walk_that_diverges_leaves_the_weights():
-    net, batches = naive.network(), naive.batches(2)
-    batches[1].x.fill_(torch.nan)
-    optimizer = EntropySGD(steps=2)
-    how = method(net, Natural(), None, Training(epochs=1, optimizer=optimizer), TRUTH)
-    before = {name: p.detach().clone() for name, p in net.named_parameters()}
-    with pytest.raises(Diverged):
-        long_step(how, optimizer.build(net), batches, 0, TOTAL, SEED)
-    assert all(torch.equal(before[name], p) for name, p in net.named_parameters())
-
-
-def test_contract_a_long_step_logs_means_over_its_batches():
-    batches, optimizer = naive.batches(2), EntropySGD(steps=2, step_size=1e-12, noise=0.0)
-    net = naive.network()
-    how = method(net, Natural(), None, Training(epochs=1, optimizer=optimizer, lr=Constant()), TRUTH)
-    log = long_step(how, optimizer.build(net), batches, 0, TOTAL, SEED)
-    losses = [float(_cross_entropy(naive.network(), batch.x, batch.y).detach()) for batch in batches]
-    assert log.loss["total"] == pytest.approx(sum(losses) / 2, abs=1e-6) and log.lr == 1.0 and log.eps is None
