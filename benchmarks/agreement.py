@@ -6,7 +6,7 @@ Standard AutoAttack judges the first test images of MNIST on the committed adver
 times: once as ``evaluate(suite="autoattack")`` does by default (its queue, its draws, the fastest arithmetic of the
 machine), and twice as pyautoattack 0.2.0 does, from seeds 0 and 1, both on one thread. Images are taken a hundred at a
 time, in turn; benchmarks/results/agreement.json has the flags of every hundred that is done, and a later call goes on.
-A call may do some of the hundreds alone.
+A call may do some of the hundreds alone, and on another machine: a hundred is judged by all three on one.
 
 Exits with 1 where ours and the reference's first seed differ in more flags than its two seeds do, plus one, where the
 robust accuracies are more than 0.2 points apart, or where ours is higher by more than one image.
@@ -69,10 +69,15 @@ def theirs(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> list[bool]:
 SIDES = {OURS: ours, REFERENCE: lambda *given: theirs(*given, 0), AGAIN: lambda *given: theirs(*given, 1)}
 
 
+def whole(chunk: dict[str, Any]) -> bool:
+    """Return whether all three have judged a hundred."""
+    return all(side in chunk for side in SIDES)
+
+
 def summary(chunks: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return what the three say of the images that all have judged."""
-    whole = [chunk for _, chunk in sorted(chunks.items()) if all(side in chunk for side in SIDES)]
-    flags = {side: [flag for chunk in whole for flag in chunk[side]["robust"]] for side in SIDES}
+    done = [chunk for _, chunk in sorted(chunks.items()) if whole(chunk)]
+    flags = {side: [flag for chunk in done for flag in chunk[side]["robust"]] for side in SIDES}
 
     def differing(one: str, other: str) -> int:
         return sum(a != b for a, b in zip(flags[one], flags[other], strict=True))
@@ -83,7 +88,7 @@ def summary(chunks: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "flags that differ between the reference's seeds": differing(REFERENCE, AGAIN),
         "flags of ours that differ from seed 0": differing(OURS, REFERENCE),
         "flags of ours that differ from seed 1": differing(OURS, AGAIN),
-        "seconds": {side: round(sum(chunk[side]["seconds"] for chunk in whole), 1) for side in SIDES},
+        "seconds": {side: round(sum(chunk[side]["seconds"] for chunk in done), 1) for side in SIDES},
     }
 
 
@@ -99,12 +104,15 @@ def main(numbers: list[int]) -> int:
     """Return the exit code."""
     torch.set_num_threads(1)
     about = {"versions": versions() | {"pyautoattack": metadata.version("pyautoattack")}, "threads": 1}
-    about |= {"device": processor(), "eps": EPS, "network": "benchmarks/checkpoints/mnist/at, last"}
+    about |= {"eps": EPS, "network": "benchmarks/checkpoints/mnist/at, last"}
     before = read_json(FILE) if FILE.is_file() else {}
     chunks = before.get("hundreds", {}) if all(before.get(name) == value for name, value in about.items()) else {}
     model, images = network()
     for number in numbers:
-        rows, chunk = slice(number * CHUNK, (number + 1) * CHUNK), chunks.setdefault(str(number), {})
+        rows, chunk = slice(number * CHUNK, (number + 1) * CHUNK), chunks.get(str(number), {})
+        if not whole(chunk) and chunk.get("device") != processor():
+            chunk = {"device": processor()}
+        chunks[str(number)] = chunk
         for side, judged in SIDES.items():
             if side in chunk:
                 continue
