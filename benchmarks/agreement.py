@@ -111,7 +111,7 @@ def main(numbers: list[int]) -> int:
     for number in numbers:
         rows, chunk = slice(number * CHUNK, (number + 1) * CHUNK), chunks.get(str(number), {})
         if not whole(chunk) and chunk.get("device") != processor():
-            chunk = {"device": processor()}
+            chunk: dict[str, Any] = {"device": processor()}
         chunks[str(number)] = chunk
         for side, judged in SIDES.items():
             if side in chunk:
