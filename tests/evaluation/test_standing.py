@@ -109,3 +109,34 @@ def test_contract_another_model_begins_anew_and_a_damaged_file_too(looked_at, tm
     assert next(evaluating(_settings(), looked_at, partial=partial)).done == 40
     partial.write_bytes(partial.read_bytes()[:100])
     assert next(evaluating(_settings(), looked_at, partial=partial)).done == 40
+
+
+class _Scaled(nn.Module):
+    """Logits times a number that is a buffer outside the state dict, or none of its tensors."""
+
+    def __init__(self, model, scale, *, buffer):
+        super().__init__()
+        self.model = model
+        if buffer:
+            self.register_buffer("scale", torch.tensor(scale), persistent=False)
+        else:
+            self.scale = scale
+
+    def forward(self, x):
+        return self.model(x) * self.scale
+
+
+@pytest.mark.parametrize("buffer", [True, False])
+def test_contract_a_model_that_differs_in_what_no_state_dict_holds_begins_anew(looked_at, tmp_path, buffer):
+    partial = tmp_path / "partial"
+    settings = Evaluating(eps=0.1, steps=2, restarts=1, loss_steps=2, loss_restarts=1, n=None, sanity=0)
+
+    def resumed(scale):
+        model = _Scaled(looked_at.model, scale, buffer=buffer)
+        made = subject(model, looked_at.x, looked_at.y, runtime=TRUTH)
+        work = evaluating(settings, made, partial=partial)
+        return next(work).done > len(looked_at.x), work
+
+    drained(resumed(1.0)[1])
+    assert resumed(1.0)[0]
+    assert not resumed(2.0)[0]

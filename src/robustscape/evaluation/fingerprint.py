@@ -14,7 +14,9 @@ from robustscape.types import Plain, Subject
 
 
 def fingerprint(subject: Subject, *settings: Plain) -> str:
-    """Return a hash of settings, seed, batch, runtime, threads, versions, examples and the model's weights.
+    """Return a hash of settings, seed, batch, runtime, threads, versions, examples and the model's tensors.
+
+    Those are its weights and all its buffers, also what no state dict holds, such as a normalisation's constants.
 
     Args:
         subject: What is looked at.
@@ -24,7 +26,8 @@ def fingerprint(subject: Subject, *settings: Plain) -> str:
     runtime = replace(subject.runtime, threads=subject.runtime.threads or torch.get_num_threads())
     everything = [*settings, subject.seed, subject.batch, to_plain(runtime), versions()]
     digest.update(json.dumps(everything, sort_keys=True).encode())
-    named = {"x": subject.x, "y": subject.y, "index": subject.index, **subject.model.state_dict()}
+    tensors = {**dict(subject.model.named_buffers()), **subject.model.state_dict()}
+    named = {"x": subject.x, "y": subject.y, "index": subject.index, **tensors}
     for name, value in named.items():
         digest.update(name.encode())
         if isinstance(value, torch.Tensor):

@@ -149,6 +149,7 @@ def standing(subject: Subject, rows: Tensor, *, keep: bool) -> Standing:
 # -- on disk -------------------------------------------------------------------------------------------
 
 _ARRAYS = ("loss", "first", "steps", "own", "x_adv")
+_SAME = 1e-3  # how far two passes over the clean inputs may be apart, in nats, and relatively, by rounding
 _TALLY = ("settled", "wrong", "loss", "steps", "dull", "doubt", "x_adv")
 _COUNTS = ("unconfirmed", "again", "forwards", "backwards", "seconds")
 
@@ -163,7 +164,7 @@ def keep_standing(path: Path, fingerprint: str, known: Standing, running: Tally 
         running: What the attack that is under way has found so far, None between two.
         seconds: Wall-clock seconds so far.
     """
-    arrays = {name: value for name in _ARRAYS if (value := getattr(known, name)) is not None}
+    arrays = {name: value for name in (*_ARRAYS, "clean_loss") if (value := getattr(known, name)) is not None}
     if running is not None:
         named = {f"running {name}": getattr(running, name) for name in _TALLY}
         arrays |= {name: value for name, value in named.items() if value is not None}
@@ -184,6 +185,8 @@ def keep_standing(path: Path, fingerprint: str, known: Standing, running: Tally 
 def read_standing(path: Path, fingerprint: str, known: Standing, empty: Tally) -> tuple[Standing, Tally | None, float]:
     """Return what was kept (standing, the running attack's tally, seconds), or what is known where nothing fits.
 
+    It does not fit either where the clean losses are others: code that is not in the model's tensors has changed.
+
     Args:
         path: The file.
         fingerprint: What it must have been written under.
@@ -198,6 +201,8 @@ def read_standing(path: Path, fingerprint: str, known: Standing, empty: Tally) -
             device = known.loss.device
             arrays = {name: torch.from_numpy(stored[name]).to(device) for name in stored.files if name != "head"}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return known, None, 0.0
+    if not torch.allclose(arrays["clean_loss"], known.clean_loss, rtol=_SAME, atol=_SAME):
         return known, None, 0.0
     values = {name: arrays[name] for name in _ARRAYS if name in arrays}
     known = replace(known, notes=[Note(**note) for note in head["notes"]], **values)
