@@ -196,6 +196,28 @@ def test_contract_settings_that_cannot_be_meant_are_refused(settings, says):
         Evaluating(**settings)
 
 
+@pytest.mark.parametrize("suite", ["quick", "standard"])
+def test_contract_no_restarts_leave_pgd_out(suite):
+    assert "PGD" in [one.name for one in Evaluating(suite=suite).entries()]
+    assert "PGD" not in [one.name for one in Evaluating(suite=suite, restarts=0).entries()]
+
+
+@pytest.mark.parametrize(
+    ("surrogate", "sanity", "says"),
+    [
+        (nn.Linear(4, 2), 0, "sanity=0"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), 8, "surrogate"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(5, 2)), 8, "surrogate.* cannot take images"),
+        (lambda x: x, 8, "Module"),
+    ],
+)
+def test_contract_a_surrogate_that_could_not_be_tried_is_refused(surrogate, sanity, says):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    x, y = torch.full((8, 1, 2, 2), 0.5), torch.zeros(8, dtype=torch.int64)
+    with pytest.raises(BadInput, match=says):
+        evaluate(model, x, y, eps=0.1, steps=1, loss_steps=1, sanity=sanity, surrogate=surrogate)
+
+
 def test_contract_the_example_runs():
     found = doctest.testmod(accuracy)
     assert found.attempted == 4 and found.failed == 0

@@ -9,11 +9,14 @@ import pytest
 import torch
 from torch import nn
 
+from robustscape.attacks.fgsm import FGSM
+from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
 from robustscape.config import from_plain, to_plain
 from robustscape.data.digits import Digits
+from robustscape.evaluation.accuracy import Evaluating, evaluating
 from robustscape.evaluation.sanity import sanity
-from robustscape.evaluation.subject import subject
+from robustscape.evaluation.subject import drained, subject
 from robustscape.evaluation.suspicions import Finding
 from robustscape.models.loading import load
 from robustscape.runtime import Runtime
@@ -137,6 +140,31 @@ def test_closed_form_one_step_that_fails_where_many_succeed_is_caught():
     assert not _named(findings, "FGSM").fired
 
 
+class _Ditch(nn.Module):
+    """Its margin falls with the first pixel to a ditch, wrong beyond eps, with a slope in between that leads back."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        v = x.flatten(1)[:, 0] - 0.5
+        lead = torch.where(v > 0.0995, -self.weight, torch.where(v > 0.01, 1 + 20 * v, self.weight - v))
+        return torch.stack([2 * lead, torch.zeros_like(lead)], dim=1)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_closed_form_one_step_that_succeeds_where_many_fail_is_caught_in_an_evaluation_with_fgsm_too(alone):
+    x, y = torch.full((40, 1, 2, 2), 0.5), torch.zeros(40, dtype=torch.int64)
+    threat = ThreatModel(eps=0.1)
+    many = PGD(threat=threat, steps=20, start="none", result="misclassified")
+    attacks = (many,) if alone else (FGSM(threat=threat), many)
+    settings = Evaluating(attacks=attacks, eps=0.1, loss_restarts=0, n=None, sanity=40)
+    looked = subject(_Ditch(), x, y, runtime=RUNTIME, classes=("a", "b"))
+    found = _named(drained(evaluating(settings, looked)).findings, "FGSM")
+    assert found.fired and "fools 40 of 40" in found.evidence
+
+
 def _linear(images, **changes):
     """A linear model of the digits' shape, each class by the likeness to its mean image."""
     x, y = images.pixels().flatten(1), images.y
@@ -191,6 +219,8 @@ def test_contract_the_evaluations_flags_are_what_is_compared_with(images, looked
     assert none.fired and "80 under the evaluation" in none.evidence
     everything = sanity(looked, LINF, **QUICK, fooled=wrong, followed=wrong)
     assert not _fired(everything) & {"robust above clean", "more effort", "black box", "FGSM"}
+    guessed = sanity(looked, ThreatModel(eps=0.0), **QUICK, searched=wrong)
+    assert "black box" in _fired(guessed) and "black box" not in _fired(sanity(looked, ThreatModel(eps=0.0), **QUICK))
     weak = sanity(looked, ThreatModel(eps=0.3), **QUICK)
     assert "0 of 80" not in _named(weak, "more effort").evidence
     assert (

@@ -84,6 +84,8 @@ class Evaluate:
         for name in ("processes", "images"):
             if getattr(self, name) < 0:
                 raise BadInput(f"{name} must be at least 0, not {getattr(self, name)}")
+        if self.surrogate is not None and not self.settings.sanity:
+            raise BadInput("--surrogate is tried by the sanity checks, and --sanity 0 leaves them out; leave one out")
 
 
 def main(arguments: list[str]) -> None:
@@ -193,8 +195,9 @@ def evaluate(source: Source, options: Evaluate, checkpoint: str, folder: Path) -
         once = settings if place == 0 else replace(settings, sanity=0)  # the same network is looked at once
         partial = path.with_name(f".{path.stem}.partial")
         with threads(looked_at.runtime):
+            other_model = surrogate if once.sanity else None
             work = evaluating(
-                once, looked_at, partial=partial, adversarial=options.keep_adversarial, surrogate=surrogate
+                once, looked_at, partial=partial, adversarial=options.keep_adversarial, surrogate=other_model
             )
             result = follow(work, name=f"evaluate {name}, {split}") if is_first() else drained(work)
         if is_first() and options.keep_adversarial:

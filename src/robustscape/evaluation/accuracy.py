@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustscape.attacks.fgsm import FGSM
+from robustscape.attacks.noise import Noise
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.spsa import SPSA
 from robustscape.attacks.square import Square
@@ -31,7 +33,7 @@ from robustscape.evaluation.result import Evaluation, Finding, Number
 from robustscape.evaluation.sanity import sanity
 from robustscape.evaluation.searching import Tally, searching, tally
 from robustscape.evaluation.standing import Standing, keep_standing, read_standing, searches, standing
-from robustscape.evaluation.subject import drained, in_batches, precision, subject
+from robustscape.evaluation.subject import check_surrogate, drained, in_batches, precision, subject
 from robustscape.evaluation.suites import Entry, Name, budget, entries, given
 from robustscape.results import provenance, stopwatch
 from robustscape.runtime import Runtime, threads
@@ -119,9 +121,8 @@ class Evaluating:
         """Return the attacks for a misclassified input, in their order."""
         if self.attacks:
             return given(self.attacks)
-        if self.suite == "quick" and not self.restarts:
-            return ()
-        return entries(self.suite, self.threat(), self._quick)
+        found = entries(self.suite, self.threat(), self._quick)
+        return found if self.restarts else tuple(one for one in found if one.name != "PGD")
 
     def _quick(self) -> PGD:
         return PGD(
@@ -264,9 +265,14 @@ def evaluating(
         surrogate: Another model, see ``sanity``; None for none.
 
     Raises:
+        BadInput: a surrogate that is for other images or classes, or that no sanity check would try.
         Diverged: a loss is not finite.
     """
     some = _first(subject, settings)
+    if surrogate is not None:
+        if not settings.sanity:
+            raise BadInput("a surrogate is tried by the sanity checks, and sanity=0 leaves them out; did you mean 128?")
+        check_surrogate(surrogate, some)
     kept = _Kept(partial, _judged_by(some, settings), settings, adversarial=adversarial)
     work = _evaluating(settings, some, kept, adversarial=adversarial, surrogate=surrogate)
     return (yield from on_own_draws(work, subject.seed, subject.x.device))
@@ -314,10 +320,20 @@ def _findings(
     """Look for reasons not to believe the numbers."""
     if not settings.sanity:
         return ()
-    follows = torch.tensor([not isinstance(job.attack, Square | SPSA | Stored) for job in jobs] + [False])
-    followed = known.clean_wrong | follows.to(known.first.device)[known.first.clamp(min=-1)]
-    threat, n = settings.threat(), settings.sanity
-    return sanity(subject, threat, n=n, fooled=known.fooled, followed=followed, surrogate=surrogate)
+
+    def by(*kinds: type, others: bool = False) -> Tensor:
+        chosen = torch.tensor([isinstance(job.attack, kinds) != others for job in jobs] + [False])
+        return chosen.to(known.first.device)[known.first.clamp(min=-1)]
+
+    return sanity(
+        subject,
+        settings.threat(),
+        n=settings.sanity,
+        fooled=known.fooled,
+        followed=known.clean_wrong | by(FGSM, Noise, Square, SPSA, Stored, others=True),
+        searched=by(Square, SPSA),
+        surrogate=surrogate,
+    )
 
 
 class Progress(NamedTuple):

@@ -24,7 +24,7 @@ from robustscape.evaluation.checks import check_images, check_logits
 from robustscape.evaluation.judging import batches, predicted, search
 from robustscape.evaluation.result import Finding
 from robustscape.evaluation.searching import searching, tally
-from robustscape.evaluation.subject import drained
+from robustscape.evaluation.subject import check_surrogate, drained
 from robustscape.modes import frozen_statistics
 from robustscape.types import Attack, BadInput, Subject
 
@@ -44,6 +44,7 @@ def sanity(
     queries: int = 200,
     fooled: Tensor | None = None,
     followed: Tensor | None = None,
+    searched: Tensor | None = None,
     surrogate: nn.Module | None = None,
 ) -> tuple[Finding, ...]:
     """Look for reasons not to believe a robust accuracy; every look is a finding, fired or not.
@@ -65,7 +66,10 @@ def sanity(
         queries: Forwards of the black-box search.
         fooled: (N,), bool, which of the subject's examples the evaluation counts as misclassified, without attack
             or under any; None before one.
-        followed: (N,), bool, which of them attacks that follow gradients have fooled; None for not known.
+        followed: (N,), bool, which of them attacks that follow gradients, in more than one step, have fooled; None for
+            not known.
+        searched: (N,), bool, which of them attacks that need no gradient, such as Square and SPSA, have fooled though
+            those before had not; None for not known. They count with what the black-box search finds here.
         surrogate: Another model of the same inputs and classes, in the subject's dtype, on its device: what PGD
             finds for it is tried on the subject's; None to leave that out.
 
@@ -73,23 +77,25 @@ def sanity(
         The findings, always in the same order; "transfer" only where there is a surrogate.
 
     Raises:
-        BadInput: images, logits or flags that cannot be meant, or n, steps or queries below 1.
+        BadInput: images, logits, flags or a surrogate that cannot be meant, or n, steps or queries below 1.
         Diverged: a loss or a gradient is not finite.
     """
     for name, value in (("n", n), ("steps", steps), ("queries", queries)):
         if value < 1:
             raise BadInput(f"{name} must be at least 1, not {value}")
-    for flags in (fooled, followed):
+    for flags in (fooled, followed, searched):
         if flags is not None and (flags.shape != subject.y.shape or flags.dtype != torch.bool):
             raise BadInput(f"{len(subject.y)} examples need as many flags, bool, not {tuple(flags.shape)}")
     few = replace(subject, **{name: getattr(subject, name)[:n] for name in ("x", "y", "index")})
     check_images(few.x, few.y, len(few.classes))
+    if surrogate is not None:
+        check_surrogate(surrogate, few)
     with _untouched(few):
         look = _Look(few, steps)
         check_logits(look.logits, len(few.x), len(few.classes))
         findings = [*suspicions.of_the_model(few, look.logits), suspicions.vanishing(few, threat)]
-        known, white = (None if flags is None else flags[:n].to(few.y.device) for flags in (fooled, followed))
-        return (*findings, *_of_attacks(look, threat, queries, known, white, surrogate))
+        given = (None if flags is None else flags[:n].to(few.y.device) for flags in (fooled, followed, searched))
+        return (*findings, *_of_attacks(look, threat, queries, *given, surrogate))
 
 
 @contextmanager
@@ -142,6 +148,7 @@ def _of_attacks(
     queries: int,
     fooled: Tensor | None,
     followed: Tensor | None,
+    searched: Tensor | None,
     surrogate: nn.Module | None,
 ) -> Iterator[Finding]:
     """Give what attacks say about one another."""
@@ -154,10 +161,11 @@ def _of_attacks(
     if threat.norm != "l1":
         yield from _single_step(look, threat, gradient, words)
     square = Square(threat=threat, queries=queries, rescale=True)
-    better = int(look.fooled(square, right & ~gradient, "black box").sum())
-    yield _more(
-        "black box", better, n, f"{square.describe()} fools {better} of {n} that attacks following gradients do not"
-    )
+    rest = right & ~gradient
+    guessed = torch.zeros_like(rest) if searched is None else rest & searched
+    better = int((guessed | look.fooled(square, rest & ~guessed, "black box")).sum())
+    blind = square.describe() + " or the evaluation's own" * bool(guessed.any())
+    yield _more("black box", better, n, f"{blind} fools {better} of {n} that many steps along gradients do not")
     longer = look.following(threat, effort=2)
     better = int(look.fooled(longer, right & ~known, "more").sum())
     yield _more("more effort", better, n, f"{longer.describe()} fools {better} of {n} that nothing before did")

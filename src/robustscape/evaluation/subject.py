@@ -162,6 +162,20 @@ def _outputs(model: nn.Module, x: Tensor, classes: int | None) -> int:
     return logits.shape[1]
 
 
+def check_surrogate(surrogate: nn.Module, subject: Subject) -> None:
+    """Refuse another model whose inputs could not be tried on the subject's.
+
+    Raises:
+        BadInput: it is no module, takes other images, or returns what is not logits of as many classes.
+    """
+    if not isinstance(surrogate, nn.Module):
+        raise BadInput(f"the surrogate must be a torch.nn.Module, not {type(surrogate).__name__}")
+    try:
+        _outputs(surrogate, subject.x[:_LOOK], len(subject.classes))
+    except BadInput as error:
+        raise BadInput(f"of the surrogate: {error}") from None
+
+
 def drained(steps: Generator[Any, None, T]) -> T:
     """Run a generator that tells how far it is to its end and return what it returns."""
     while True:
