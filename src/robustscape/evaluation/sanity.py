@@ -94,8 +94,9 @@ def sanity(
         look = _Look(few, steps)
         check_logits(look.logits, len(few.x), len(few.classes))
         findings = [*suspicions.of_the_model(few, look.logits), suspicions.vanishing(few, threat)]
-        given = (None if flags is None else flags[:n].to(few.y.device) for flags in (fooled, followed, searched))
-        return (*findings, *_of_attacks(look, threat, queries, *given, surrogate))
+        flagged = (fooled, followed, searched)
+        known, white, blind = (None if flags is None else flags[:n].to(few.y.device) for flags in flagged)
+        return (*findings, *_of_attacks(look, threat, queries, known, white, blind, surrogate))
 
 
 @contextmanager
