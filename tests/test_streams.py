@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,6 +19,11 @@ def _splitmix(seed: int, count: int) -> list[int]:
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
         out.append(z ^ (z >> 31))
     return out
+
+
+def test_contract_integers_of_numpy_are_integers():
+    assert Streams(np.int64(7), ("epoch", np.int32(3))).key() == Streams(7, ("epoch", 3)).key()
+    assert Streams(7, ("3",)).key() != Streams(7, (3,)).key()
 
 
 def test_reference_bits_are_the_published_splitmix64():

@@ -86,7 +86,8 @@ class Streams:
         """
         if self.parts:
             raise Apart("one number was asked of joined streams, and each run has its own")
-        text = repr((self.seed, self.tags)).encode()
+        tags = tuple(tag if isinstance(tag, str) else int(tag) for tag in self.tags)  # numpy's print otherwise
+        text = repr((int(self.seed), tags)).encode()
         return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
 
     def bits(self, *shape: int, device: torch.device | str | None = None) -> Tensor:

@@ -105,6 +105,16 @@ def test_contract_flags_do_not_depend_on_batches_or_company():
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
+def test_reference_targets_and_restarts_under_l1():
+    from pyautoattack import AutoAttack as Authors
+
+    theirs = Authors(_network("linear"), norm="L1", eps=1.0, version="standard", device="cpu")
+    parts = AutoAttack(threat=ThreatModel(norm="l1", eps=1.0)).parts()
+    assert parts["FAB-T"].targets == theirs.fab.n_target_classes == 9
+    assert parts["APGD-T"].targets == theirs.apgd_targeted.n_target_classes == 5
+    assert parts["APGD-CE"].restarts == theirs.apgd.n_restarts == 5
+
+
 def test_contract_fewer_classes_than_targets_are_no_error():
     for classes in (2, 3, 4):
         model, x, _ = _problem("linear")

@@ -10,17 +10,40 @@ from torch import Tensor, nn
 from robustscape.runtime.memory import out_of_memory
 from robustscape.types import BadInput, Diverged, Threat
 
+_ROUNDING = 1e-6  # how far outside [0, 1] a pixel may be
+
 
 def check(x: Tensor, y: Tensor) -> None:
     """Refuse what no attack can work on.
 
     Raises:
-        BadInput: a dtype other than float32 and float64, or lengths that differ.
+        BadInput: a dtype other than float32 and float64, lengths that differ, a label without a batch, or inference
+            mode.
     """
+    if torch.is_inference_mode_enabled() or x.is_inference():
+        raise BadInput(
+            "attacks take gradients, which torch.inference_mode() forbids, also of tensors made there; "
+            "did you mean torch.no_grad()?"
+        )
     if x.dtype not in (torch.float32, torch.float64):
         raise BadInput(f"attacks need float32 or float64 inputs, not {str(x.dtype).removeprefix('torch.')}")
+    if y.ndim == 0:
+        raise BadInput("attacks take batches, (N, C, H, W) and (N,), not one label; did you mean x[None] and y[None]?")
     if len(x) != len(y):
         raise BadInput(f"{len(x)} inputs came with {len(y)} labels")
+
+
+def check_pixels(x: Tensor) -> None:
+    """Refuse pixels outside [0, 1]: clamped to it they would leave the ball. NaN is left to the model's logits.
+
+    Raises:
+        BadInput: pixels outside [0, 1] by more than rounding.
+    """
+    if x.numel() and (float(x.min()) < -_ROUNDING or float(x.max()) > 1 + _ROUNDING):
+        raise BadInput(
+            f"pixels lie in [{float(x.min()):.3g}, {float(x.max()):.3g}], not in [0, 1]; "
+            "normalisation belongs into the model"
+        )
 
 
 def check_labels(logits: Tensor, y: Tensor) -> None:
@@ -34,8 +57,9 @@ def check_labels(logits: Tensor, y: Tensor) -> None:
         raise BadInput(f"the model gave outputs of shape {tuple(logits.shape)} for {len(y)} inputs; (N, K) is meant")
     if len(y):
         check_classes(logits)
-    if y.ndim != 1 or y.is_floating_point():
-        raise BadInput(f"this attack needs one label for each input, int64, not {tuple(y.shape)} of {y.dtype}")
+    if y.ndim != 1 or y.dtype != torch.int64:
+        meant = "; did you mean y.long()?" if y.ndim == 1 and not y.is_floating_point() else ""
+        raise BadInput(f"this attack needs one label for each input, int64, not {tuple(y.shape)} of {y.dtype}{meant}")
     if len(y) and not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]:
         raise BadInput(f"labels lie in [{int(y.min())}, {int(y.max())}], but the model has {logits.shape[1]} outputs")
     if not bool(torch.isfinite(logits).all()):

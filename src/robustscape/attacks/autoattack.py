@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robustscape.attacks._common import check, check_labels, told
+from robustscape.attacks._common import check, check_labels, check_pixels, told
 from robustscape.attacks.apgd import APGD
 from robustscape.attacks.fab import FAB
 from robustscape.attacks.losses import DLR, TargetedDLR
@@ -64,7 +64,7 @@ class AutoAttack:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        if not isinstance(self.version, str):
+        if isinstance(self.version, list | tuple):
             names = tuple(str(name).lower() for name in self.version)
             object.__setattr__(self, "version", names)
             for name in names:
@@ -75,9 +75,8 @@ class AutoAttack:
             if not names or len(set(names)) < len(names):
                 raise BadInput(f"AutoAttack's version names each attack once, at least one, not {', '.join(names)!r}")
         elif self.version not in ("standard", "plus", "rand"):
-            one = (
-                f"; did you mean the list of it, ({self.version.lower()!r},)?" if self.version.lower() in _NAMES else ""
-            )
+            name = str(self.version).lower()
+            one = f"; did you mean the list of it, ({name!r},)?" if name in _NAMES else ""
             raise BadInput(f"AutoAttack has the versions standard, plus and rand, not {self.version!r}{one}")
         for name in ("steps", "queries", "batch_size"):
             if getattr(self, name) < 1:
@@ -87,11 +86,10 @@ class AutoAttack:
     def parts(self) -> dict[str, APGD | FAB | Square]:
         """Return the attacks by their names, in their order."""
         threat, steps, l1 = self.threat, self.steps, self.threat.norm == "l1"
-        targets = 5 if l1 else _TARGETS
         ce = APGD(threat=threat, steps=steps, restarts=5 if l1 else 1)
         dlr = APGD(threat=threat, steps=steps, loss=DLR())
-        apgd_t = APGD(threat=threat, steps=steps, loss=TargetedDLR(), targets=targets)
-        fab_t = FAB(threat=threat, steps=steps, targets=targets)
+        apgd_t = APGD(threat=threat, steps=steps, loss=TargetedDLR(), targets=5 if l1 else _TARGETS)
+        fab_t = FAB(threat=threat, steps=steps, targets=_TARGETS)
         square = Square(threat=threat, queries=self.queries, rescale=self.queries != _QUERIES)
         if not isinstance(self.version, str):
             fab = FAB(threat=threat, steps=steps, targets=None)
@@ -107,7 +105,7 @@ class AutoAttack:
             "FAB": FAB(threat=threat, steps=steps, targets=None, restarts=5),
             "Square": square,
             "APGD-T": replace(apgd_t, targets=_TARGETS),
-            "FAB-T": replace(fab_t, targets=_TARGETS),
+            "FAB-T": fab_t,
         }
 
     def at(self, eps: float) -> AutoAttack:
@@ -137,18 +135,19 @@ class AutoAttack:
             eps: (N,), a radius for each example; by default the threat model's.
 
         Raises:
-            BadInput: half-precision inputs, soft labels, labels or radii that do not fit.
+            BadInput: half-precision inputs, pixels outside [0, 1], soft labels, labels or radii that do not fit.
             Diverged: the model gave NaN.
         """
         check(x, y)
+        x = x.detach()
+        check_pixels(x)
         rng = rng or numbered(x, "autoattack")
         assert rng.index is not None, "an attack's streams have an index"
         x_adv, parts = x.clone(), self.parts()
         passes = _PASSES if self.version == "rand" else 1
         with evaluating(model):
             with torch.no_grad():
-                seen = [mean_logits(model, part, passes) for part in x.split(self.batch_size)]
-            logits = torch.cat(seen) if len(x) else x.new_zeros(0, 1)
+                logits = torch.cat([mean_logits(model, part, passes) for part in x.split(self.batch_size)])
             check_labels(logits, y)
             rows = Rows(
                 x=x, y=y, eps=radii(self.threat, x, eps), index=rng.index, logits=logits, round=torch.zeros_like(y)

@@ -75,7 +75,7 @@ class FGSM:
             Diverged: the model gave NaN.
         """
         check(x, y)
-        rng = rng or numbered(x, "fgsm")
+        x, rng = x.detach(), rng or numbered(x, "fgsm")
         eps = None if eps is None else radii(self.threat, x, eps)
         radius = self.threat.eps if eps is None else eps.view(-1, *[1] * (x.ndim - 1))
         with evaluating(model):

@@ -125,7 +125,7 @@ class Friendly:
             raise BadInput(
                 f"early-stopped PGD knows by one label for each input where to end, not {tuple(y.shape)} of {y.dtype}"
             )
-        rng, health = rng or numbered(x, "friendly"), Health(x)
+        x, rng, health = x.detach(), rng or numbered(x, "friendly"), Health(x)
         looks = self.steps + (self.result == "misclassified")
         with evaluating(model):
             target = aimed(self.loss, model, x, y)

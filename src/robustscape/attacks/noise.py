@@ -52,7 +52,7 @@ class Noise:
             BadInput: half-precision inputs, or shapes that do not fit.
         """
         check(x, y)
-        rng = rng or numbered(x, "noise")
+        x, rng = x.detach(), rng or numbered(x, "noise")
         if self.sigma is None:
             return self.threat.sample(x, rng)
         return self.threat.project(x + self.sigma * rng.tag("gaussian").normal(*x.shape[1:], dtype=x.dtype), x)

@@ -170,7 +170,7 @@ class PGD:
             Diverged: the model gave NaN.
         """
         check(x, y)
-        rng = rng or numbered(x, "pgd")
+        x, rng = x.detach(), rng or numbered(x, "pgd")
         eps = None if eps is None else radii(self.threat, x, eps)
         kept, health = _Kept(x, self.result), Health(x)
         rows = torch.arange(len(x), device=x.device)
@@ -203,8 +203,13 @@ class PGD:
         return self.restarts
 
     def begin(self, rows: Rows, rng: Draws) -> State:
-        """Return the state of examples at the starts of their rounds."""
-        assert isinstance(rng, Streams), "there is no reference to run PGD as"
+        """Return the state of examples at the starts of their rounds.
+
+        Raises:
+            BadInput: a generator: there is no reference to compare PGD with.
+        """
+        if not isinstance(rng, Streams):
+            raise BadInput("PGD is no part of the reference implementation, so it has no reference mode")
         x_0 = self._start(rows.x, draws(rng, rows), rows.eps)
         no = torch.zeros_like(rows.y, dtype=torch.bool)
         return {
@@ -281,6 +286,7 @@ class _Kept:
 
     def offer(self, part: _Part, loss: Tensor, wrong: Tensor) -> None:
         """Keep what is better."""
+        loss = loss.to(self.loss.dtype)
         rows = slice(None) if len(part.rows) == len(self.loss) else part.rows
         better = loss > self.loss[rows]
         if self.prefer_wrong:

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from robustscape.attacks._common import check, check_labels
+from robustscape.attacks._common import check, check_labels, check_pixels
 from robustscape.attacks._turns import Turn, Turns
 from robustscape.attacks.walk import Rows, Settled, Several, State, Walk, joined, radii
 from robustscape.modes import evaluating
@@ -222,10 +222,12 @@ def attacked(
     Inputs that the model misclassifies already come back as they are.
 
     Raises:
-        BadInput: half-precision inputs, soft labels, labels or radii that do not fit.
+        BadInput: half-precision inputs, pixels outside [0, 1], soft labels, labels or radii that do not fit.
         Diverged: the model gave NaN.
     """
     check(x, y)
+    x = x.detach()
+    check_pixels(x)
     rng = rng or numbered(x, "attack")
     assert rng.index is not None, "an attack's streams have an index"
     with evaluating(model):

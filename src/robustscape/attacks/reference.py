@@ -7,9 +7,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from robustscape.attacks._common import check, check_labels
+from robustscape.attacks._common import check, check_labels, check_pixels
 from robustscape.attacks.walk import Rows, Walk, radii
 from robustscape.modes import evaluating
+from robustscape.types import BadInput
 
 
 def reference(attack: Walk, model: nn.Module, x: Tensor, y: Tensor, *, seed: int) -> Tensor:
@@ -29,10 +30,18 @@ def reference(attack: Walk, model: nn.Module, x: Tensor, y: Tensor, *, seed: int
         x_adv, (N, C, H, W): the successes; x where the search failed or the model is wrong from the start.
 
     Raises:
-        BadInput: half-precision inputs, soft labels, labels that do not fit.
+        BadInput: a targeted attack, one that is no search of steps, half-precision inputs, pixels outside [0, 1], soft
+            labels, labels that do not fit.
         Diverged: logits that are not finite for clean inputs.
     """
+    if not isinstance(attack, Walk) or getattr(attack, "targeted", False):
+        raise BadInput(
+            "the reference mode is for one untargeted search, such as APGD(), FAB() or Square(); "
+            "reference_in_turn takes those of AutoAttack().parts().values()"
+        )
     check(x, y)
+    x = x.detach()
+    check_pixels(x)
     generator, eps = torch.Generator().manual_seed(seed), radii(attack.threat, x, None)
     x_adv = x.clone()
     with evaluating(model), torch.no_grad():

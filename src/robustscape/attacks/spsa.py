@@ -135,11 +135,11 @@ class SPSA:
         here, y, n = state["here"], state["y"], len(state["here"])
         at_once, size = min(self.samples, max(self.chunk // max(n, 1), 1)), math.prod(here.shape[1:])
         streams = rng.of(state["stream"] + state["step"]).tag("direction")
-        slope = torch.zeros_like(here).view(n, size)
+        slope = here.new_zeros(n, size)
         for start in range(0, self.samples, at_once):
             count = min(at_once, self.samples - start)
             v = _directions(streams, range(start, start + count), size, here)
-            around = here.view(n, 1, size)
+            around = here.reshape(n, 1, size)
             labels = y.repeat_interleave(count)
             with torch.no_grad():
                 above, below = (

@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from robustscape.attacks.threat import ThreatModel
 from robustscape.streams import Streams
 from robustscape.types import BadInput, Threat
 
@@ -167,12 +168,16 @@ def radii(threat: Threat, x: Tensor, eps: Tensor | None) -> Tensor:
     """Return the radius of each example, (N,), of x's dtype: ``eps``, or that of the threat model.
 
     Raises:
-        BadInput: not one number for each example, or one that is negative or not finite.
+        BadInput: not one number for each example, or one that no threat model of this norm may have.
     """
     if eps is None:
         return torch.full((len(x),), threat.eps, dtype=x.dtype, device=x.device)
+    if not isinstance(eps, Tensor):
+        raise BadInput(f"eps={eps} is no tensor of one radius for each example; did you mean attack.at({eps})?")
     if eps.shape != (len(x),):
         raise BadInput(f"eps has shape {tuple(eps.shape)}; {len(x)} examples need one radius each")
     if not bool(((eps >= 0) & torch.isfinite(eps)).all()):
         raise BadInput("every eps must be at least 0 and finite")
+    if len(eps):
+        ThreatModel(norm=threat.norm, eps=float(eps.max()))  # refuses what cannot be meant
     return eps.to(x)
