@@ -190,10 +190,11 @@ class Square:
 
     def _judged_as_code(self, model: nn.Module, state: State) -> State:
         """Look at the model once; keep the proposals that lower the loss or succeed."""
-        y, here = state["y"], state["here"]
-        logits = model(here).to(here.dtype)
+        y, here, left = state["y"], state["here"], state["margin"] > 0
+        seen = model(here[left]).to(here.dtype)  # as few inputs as the code shows it: company may change the last bit
+        logits = seen.new_zeros(len(here), seen.shape[1]).masked_scatter(left[:, None], seen)
         ahead, loss = self._valued(logits, y)
-        kept = (state["margin"] > 0) & ((-loss > state["score"]) | (ahead <= 0))
+        kept = left & ((-loss > state["score"]) | (ahead <= 0))
         step, best = state["step"] + 1, torch.where(kept, ahead, state["margin"])
         return state | {
             "step": step,
@@ -203,7 +204,7 @@ class Square:
             "margin": best,
             "over": (step > self.queries) | (best <= 0),
             "finite": state["finite"] & torch.isfinite(loss),
-            "dull": state["dull"] | (ahead == 0),
+            "dull": state["dull"] | (left & (ahead == 0)),
         }
 
     def _plan(self, x: Tensor) -> Plan:
