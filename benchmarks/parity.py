@@ -1,11 +1,11 @@
-"""Is the reference mode the reference? Every attack of AutoAttack beside pyautoattack 0.2.0, on three networks.
+"""Is the reference mode the reference? Every attack of AutoAttack beside pyautoattack 0.2.0, on four networks.
 
     python benchmarks/parity.py [NETWORK ...]
 
 Each attack of AutoAttack's version "plus", of full length, searches the same images in one batch, once by
 ``attacks.reference.reference`` and once by pyautoattack's own class, from the same seed, on one thread. Compared are
 the flags, the inputs returned, and all inputs that the network was shown on the way: the iterates. Writes
-benchmarks/results/parity.json after every attack; given again, it goes on. Exits with 1 where flags differ, where
+benchmarks/results/parity.json after every attack; given again, it goes on, on any machine. Exits with 1 where flags differ, where
 inputs returned differ by more than 1e-6, or where an iterate of APGD or of Square under linf is not the same bits.
 """
 
@@ -84,6 +84,7 @@ class Case:
 NETWORKS = {
     "digits, linear": Case(make=linear, n=200, eps={"linf": 0.05, "l2": 0.3}),
     "digits, LeNet(8), AT": Case(make=lambda: trained("digits/at"), n=200, eps={"linf": 0.1, "l2": 0.5}),
+    "digits, LeNet(8), natural": Case(make=lambda: trained("digits/natural"), n=200, eps={"linf": 0.05, "l2": 0.3}),
     "MNIST, LeNet(16), AT": Case(make=lambda: trained("mnist/at"), n=32, eps={"linf": 0.3, "l2": 1.5}, restarts=1),
 }
 
@@ -176,7 +177,6 @@ def main(*names: str) -> int:
     """Return the exit code."""
     torch.set_num_threads(1)
     about = {"versions": versions() | {"pyautoattack": metadata.version("pyautoattack")}, "seed": SEED, "threads": 1}
-    about |= {"device": processor()}
     before = read_json(FILE) if FILE.is_file() else {}
     known = before.get("attacks", []) if all(before.get(name) == value for name, value in about.items()) else []
     done = {(line["network"], line["name"], line["attack"], line["n"]): line for line in known}
@@ -185,8 +185,9 @@ def main(*names: str) -> int:
         for name, attack in jobs(network).items():
             key = (network, name, attack.describe(), len(x))
             if key not in done:
-                done[key] = {"network": network, "name": name} | compared(attack, model, x, y)
-                write_json(FILE, {**about, "commit": commit(), "attacks": list(done.values())})
+                where = {"commit": commit(), "device": processor()}
+                done[key] = {"network": network, "name": name} | compared(attack, model, x, y) | where
+                write_json(FILE, {**about, "attacks": list(done.values())})
                 print(done[key], flush=True)
     return int(not all(agrees(line) for line in done.values()))
 
