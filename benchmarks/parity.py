@@ -5,8 +5,9 @@
 Each attack of AutoAttack's version "plus", of full length, searches the same images in one batch, once by
 ``attacks.reference.reference`` and once by pyautoattack's own class, from the same seed, on one thread. Compared are
 the flags, the inputs returned, and all inputs that the network was shown on the way: the iterates. Writes
-benchmarks/results/parity.json after every attack; given again, it goes on, on any machine. Exits with 1 where flags differ, where
-inputs returned differ by more than 1e-6, or where an iterate of APGD or of Square under linf is not the same bits.
+benchmarks/results/parity.json after every attack; given again, it goes on, on any machine. Exits with 1 where flags
+differ, where inputs returned differ by more than 1e-6, or where an iterate of APGD or of Square under linf is not the
+same bits.
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ _USUAL = {"last": 0, "best": 1, "best_on_test": 2}
 def evaluation_files(folders: Sequence[RunFolder]) -> dict[str, tuple[str, str]]:
     """Return the evaluations that any run has: file to (checkpoint, split), the last checkpoint first.
 
-    What is not the run's own, another threat model, suite or data set, is said behind the split.
+    What is not the run's own, another threat model, suite, data set or number of images, is said behind the split.
     """
     found = {match[0]: match for f in folders for file in f.results if (match := _EVALUATION.fullmatch(file))}
     order = sorted(

@@ -247,6 +247,10 @@ def test_end_to_end_a_run_is_evaluated_measured_drawn_and_reported(trained, caps
         main(["evaluate", str(trained / "seed-0"), *QUICK, "--eps", "0.05", "--splits", "test", "--images", "0"]) == 0
     )
     assert (results / "evaluation-last-test.json").read_bytes() == own  # another threat's numbers lie beside
+    fewer = [*QUICK, "--n", "6", "--splits", "test", "--images", "0", "--checkpoint", "last"]
+    assert main(["evaluate", str(trained / "seed-0"), *fewer]) == 0  # so do those of fewer images
+    assert (results / "evaluation-last-test.json").read_bytes() == own
+    assert load(results / "evaluation-last-test-of-6.json").robust_error.n == 6
     beside = json.loads((results / "evaluation-last-test-under-linf-0.05.json").read_text())["result"]
     assert beside["eps"] == 0.05
     assert main(["evaluate", str(trained / "seed-0"), *QUICK, "--out", str(results / "images-last.json")]) == 2

@@ -173,7 +173,7 @@ def evaluate(source: Source, options: Evaluate, checkpoint: str, folder: Path) -
     surrogate = None if options.surrogate is None else _surrogate(options.surrogate, source, options, splits.test)
     model = model_of(source, options.look, checkpoint, splits.test)
     others = {
-        split: other_than_own(source, options.look, settings, folder, checkpoint, split, getattr(splits, split).name)
+        split: other_than_own(source, options.look, settings, folder, checkpoint, split, getattr(splits, split))
         for split in settings.splits
     }
     searches = settings.loss_restarts + settings.restarts
