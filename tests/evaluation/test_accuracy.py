@@ -121,7 +121,8 @@ def test_contract_flags_do_not_depend_on_memory():
 
 def test_contract_an_example_is_what_it_is_in_any_company():
     model, (x, y) = small_net(), small_data()
-    settings = Evaluating(eps=0.05, steps=3, loss_steps=3, batch_size=10)
+    # Products of fewer than a dozen rows are rounded by a row's place on some processors.
+    settings = Evaluating(eps=0.05, steps=3, loss_steps=3, batch_size=16)
     whole = drained(evaluating(settings, subject(model, x, y, runtime=TRUTH)))
     order = torch.arange(49, -1, -1)
     turned = drained(evaluating(settings, subject(model, x[order], y[order], index=order, runtime=TRUTH)))
