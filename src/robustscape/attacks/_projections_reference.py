@@ -33,6 +33,17 @@ def _take(values: Tensor, place: Tensor) -> Tensor:
     return values.gather(1, place[:, None]).squeeze(1)
 
 
+def _bisected(holds: Tensor) -> Tensor:
+    """Return where a bisection ends that goes right where (N, d) says so; rounding may make it say so in patches."""
+    low = torch.zeros(len(holds), dtype=torch.int64, device=holds.device)
+    high = torch.full_like(low, holds.shape[1] - 1)
+    for _ in range((holds.shape[1] - 1).bit_length()):
+        middle = (low + high) // 2
+        right = _take(holds, middle)
+        low, high = torch.where(right, middle, low), torch.where(right, high, middle)
+    return low
+
+
 def _linf(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     """Lower <w, x> to b: the level is looked for from the largest room down."""
     up, moves = (w < 0).to(w), (w != 0).to(w)
@@ -43,7 +54,7 @@ def _linf(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     kept = (-sorted_w * end.gather(1, order)).cumsum(dim=1) + whole[:, None]
     slope = sorted_w.abs().cumsum(dim=1)
     enough = falls[:, None] - (kept - slope * room.gather(1, order)) > 0
-    place = enough[:, 1:-1].sum(dim=1)
+    place = _bisected(enough)
     level = ((falls - _take(kept, place)) / -_take(slope, place)).clamp(min=0)[:, None]
     cut = torch.minimum(level, end) * up + torch.maximum(-level, end) * (1 - up)
     level = ((falls - kept[:, -1]) / -slope[:, -1]).clamp(min=0)[:, None]
@@ -65,7 +76,7 @@ def _l2(x: Tensor, w: Tensor, value: Tensor) -> Tensor:
     falls = torch.cat([first, ((ends - following) * left).cumsum(dim=1) + first], dim=1)
     end = -(reach * w) * moves
     free, all_of_it = falls[:, 0] + value < 0, (end * w).sum(dim=1) + value > 0
-    place = (falls[:, 1 : w.shape[1] - 1] + value[:, None] > 0).sum(dim=1)
+    place = _bisected(falls[:, :-1] + value[:, None] > 0)
     rest = _take(left, place)
     multiple = ((_take(falls, place) + value) / rest + _take(ends, place)).masked_fill(rest == 0, 0)[:, None]
     at_end = (multiple > reach).to(w)
