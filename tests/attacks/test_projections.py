@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.optimize import linprog, minimize
 
+from robustscape.attacks import _projections_reference as as_code
 from robustscape.attacks._projections import DUAL, _climbed, _sorted, length, onto_hyperplane
 
 NORMS = ["linf", "l2", "l1"]
@@ -60,6 +61,21 @@ def test_closed_form_no_solver_finds_a_shorter_way(norm):
         s = float(scale[row])
         least = _least(x[row].numpy(), w[row].numpy() / s, float(value[row]) / s, norm)
         assert float(length(delta[row : row + 1], norm)) == pytest.approx(least, abs=1e-6 if norm == "l2" else 1e-9)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_reference_roundings_are_those_of_the_code(norm):
+    """Also where sums over many pixels rise and fall by rounding: there only the code's own bisection ends alike."""
+    from pyautoattack import fab_projections
+
+    generator = torch.Generator().manual_seed(5)
+    x = (torch.rand(400, 784, generator=generator) * 1.6 - 0.3).clamp(0, 1)
+    w = torch.randn(400, 784, generator=generator) * 10 ** (-9 * torch.rand(400, 784, generator=generator))
+    reach = torch.where(w > 0, x, 1 - x).mul(w.abs()).sum(dim=1)
+    b = (w * x).sum(dim=1) - reach * torch.cat([torch.linspace(0.02, 1.02, 300), torch.linspace(0.99, 1.001, 100)])
+    theirs = getattr(fab_projections, f"projection_{norm}")(x.clone(), w.clone(), b.clone())
+    assert torch.equal(as_code.onto_hyperplane(x, w, b, norm), theirs)
+    assert float(theirs.abs().max()) > 0.5
 
 
 @pytest.mark.parametrize("norm", NORMS)

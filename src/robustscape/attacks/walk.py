@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -178,6 +178,6 @@ def radii(threat: Threat, x: Tensor, eps: Tensor | None) -> Tensor:
         raise BadInput(f"eps has shape {tuple(eps.shape)}; {len(x)} examples need one radius each")
     if not bool(((eps >= 0) & torch.isfinite(eps)).all()):
         raise BadInput("every eps must be at least 0 and finite")
-    if len(eps):
-        ThreatModel(norm=threat.norm, eps=float(eps.max()))  # refuses what cannot be meant
+    if len(eps) and isinstance(threat, ThreatModel):
+        replace(threat, eps=float(eps.max()))  # refuses what cannot be meant
     return eps.to(x)
