@@ -207,13 +207,14 @@ def _quiet(run: Run, seed: int) -> Run:
 def _mnist(eps: float, seed: int) -> Run:
     """Return a run on MNIST; eps rises to its end half way, without which nothing is learnt at the largest."""
     run = mnist_at()
+    training = replace(run.training, epochs=6, batch_size=64)
     return _quiet(
         replace(
             run,
             data=replace(run.data, per_class=1000),  # pyright: ignore[reportArgumentType]
             model=LeNet(width=8),
             objective=AT(attack=_attack("mnist", eps)) if eps else Natural(),
-            training=replace(run.training, epochs=6, batch_size=64, eps=Rise()),
+            training=replace(training, eps=Rise()) if eps else training,
             evaluation=replace(run.evaluation, eps=eps or 0.3),
         ),
         seed,
