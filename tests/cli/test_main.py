@@ -137,6 +137,7 @@ def test_end_to_end_a_pipe_sees_one_plain_line_an_epoch(capsys, tmp_path):
         (["train", "digits_at", "--objective.attack.threat.eps", "8"], "did you mean 8/255"),
         (["train", "digits_at", "--weights", "apw"], "did you mean awp"),
         (["train", "digits_at", "--seeds", "0,0"], "named twice"),
+        (["train", "digits_at", "--processes", "2"], "share the training with --devices 2"),
         (["train", "digits_at", "--seed", "5", "--seeds", "0,1"], "leave one of the two out"),
         (["train", "digits_at", "--processes", "-1"], "at least 0"),
         (["train", "digits_at", "--training.epochs", "0"], "at least 1"),

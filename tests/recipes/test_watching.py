@@ -14,6 +14,8 @@ from robustscape.evaluation.subject import subject
 from robustscape.landscape.flatness import AverageFlatness
 from robustscape.landscape.histograms import Histogram
 from robustscape.landscape.runner import measure, under
+from robustscape.landscape.spectrum import Spectrum
+from robustscape.models.linear import Linear
 from robustscape.models.loading import load
 from robustscape.objectives.at import AT
 from robustscape.objectives.natural import Natural
@@ -67,6 +69,15 @@ def test_end_to_end_training_does_not_notice(tmp_path):
     for name in ("last", "epoch-0002"):
         one, other = (load(tmp_path / side, checkpoint=name).state_dict() for side in ("with", "without"))
         assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_end_to_end_a_measurement_that_the_network_is_not_made_for_is_left_out(tmp_path):
+    watch = _watch(Spectrum(k=700, most=1000, random_weights=0), Histogram())
+    run = _run(model=Linear(), training=replace(_run().training, epochs=1), watch=watch)
+    with pytest.warns(UserWarning, match="spectrum is left out: k"):
+        events = list(train(run, tmp_path, name="r"))
+    assert [event.name for event in events if isinstance(event, Measuring) and event.file] == ["histograms"]
+    assert [path.name for path in sorted((tmp_path / "results").iterdir())] == ["histograms-epoch-0001.json"]
 
 
 @pytest.mark.slow

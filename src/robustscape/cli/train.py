@@ -92,6 +92,11 @@ def main(arguments: list[str]) -> None:
     runtime = replace(run.runtime, devices=started(run.runtime.devices))
     options = replace(options, run=replace(run, runtime=runtime))
     jobs = _jobs(options, options.out or Path("runs") / name)
+    if options.processes > 1 and len(jobs) == 1:
+        raise BadInput(
+            f"--processes {options.processes} train seeds side by side, and there is one seed: name more, as in "
+            f"--seeds 0,1,2, or let processes share the training with --devices {options.processes}"
+        )
     check(options.run)
     if options.dry_run:
         show_component(options.run, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from robustscape.recipes.begun import Begun
 from robustscape.results import save
 from robustscape.runtime.ranks import from_first, is_first
 from robustscape.training.stopping import Score
-from robustscape.types import Measurement, Subject
+from robustscape.types import Measurement, NotApplicable, Subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,8 @@ def watched(begun: Begun) -> Iterator[Measuring]:
 
     They are made of the network that is kept (the averaged one, where there is one), and written to the run's
     results as those of ``robustscape measure`` are, under the epoch's name: ``results/flatness-epoch-0010.json``.
-    A measurement that was stopped goes on with the points that are left. Ranks share the points.
+    A measurement that was stopped goes on with the points that are left. Ranks share the points. One that the network
+    is not made for is left out with a warning, and the training goes on.
 
     Args:
         begun: The run, between two epochs; in the middle of one nothing is due.
@@ -108,6 +110,11 @@ def _made(begun: Begun, measurement: Measurement, looked_at: Subject) -> Iterato
         except StopIteration as end:
             result = end.value
             break
+        except NotApplicable as error:
+            if is_first():
+                partial.unlink(missing_ok=True)
+                warnings.warn(f"{measurement.name} is left out: {error}", stacklevel=2)
+            return
         yield Measuring(epoch=epoch, name=measurement.name, done=done, total=total)
     if is_first():
         save(result, path)
