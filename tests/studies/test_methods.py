@@ -13,6 +13,7 @@ from robustscape.cli import main
 from robustscape.config import members
 from robustscape.evaluation.subject import drained
 from robustscape.landscape.flatness import AverageFlatness
+from robustscape.landscape.views import Views
 from robustscape.landscape.worst_flatness import WorstFlatness
 from robustscape.models.activations import Activation
 from robustscape.recipes.given import check
@@ -34,9 +35,8 @@ FEW = PGD(steps=2, result="best_loss")
 def _study(*names):
     """The tiny study of some methods, with flatness that takes no time."""
     average = AverageFlatness(attack=FEW, samples=4)
-    return Methods(
-        scale="tiny", methods=names, average=average, worst=WorstFlatness(attack=FEW, steps=1, restarts=1), n=20
-    )
+    worst = WorstFlatness(attack=FEW, steps=1, restarts=1)
+    return Methods(scale="tiny", methods=names, average=average, worst=worst, views=Views(attack=FEW), n=20)
 
 
 def _cells(folder):
@@ -166,8 +166,9 @@ def test_contract_a_training_that_diverges_is_a_row_without_numbers(tmp_path, mo
 # -- the table -----------------------------------------------------------------------------------------
 
 
-def _value(gap, last, *, loss=1.0, flat=0.5, seconds=2.0):
+def _value(gap, last, *, loss=1.0, flat=0.5, seconds=2.0, **others):
     each = {
+        **others,
         **dict.fromkeys(("clean_best", "clean_last", "robust_best", "fall", "gap_best", "worst"), 0.1),
         **{"gap_last": gap, "robust_last": last, "loss": loss, "flatness": flat},
     }
@@ -186,7 +187,8 @@ def _value(gap, last, *, loss=1.0, flat=0.5, seconds=2.0):
 def _shown(values):
     found = {Method(name=name, title=name.upper(), lessens=name != "at"): each for name, each in values.items()}
     study = Methods()
-    return shown(found, base=base("small"), average=study.average, worst=study.worst, n=study.n, first=0)
+    how = {name: getattr(study, name) for name in ("average", "worst", "views", "n")}
+    return shown(found, base=base("small"), first=0, **how)
 
 
 def test_closed_form_means_spread_and_the_ratio_to_at():
@@ -228,6 +230,21 @@ def test_closed_form_robust_loss_and_flatness_are_correlated_over_the_rows():
     (all_rows, without) = (note for note in _shown(far).notes if note.startswith("Robust loss against"))
     assert "over the 6 rows: Pearson -0." in all_rows
     assert without == words.replace("5 rows:", "5 rows of training with an adversary:")
+
+
+def test_closed_form_the_gap_is_correlated_with_what_training_images_alone_tell():
+    told = [{"loss_gap": k, "views": 2 * k, "train_flatness": k**3, "train_loss": -k} for k in range(1, 6)]
+    values = {name: [_value(0.2, 0.3, **each)] for name, each in zip(("at", "b", "c", "d", "e"), told, strict=True)}
+    (words,) = (note for note in _shown(values).notes if note.startswith("Gap of the robust loss"))
+    assert (
+        "over the 5 rows against the rise of the robust loss on other views of training images, Pearson 1.00 [" in words
+    )
+    assert "average-case flatness on them, Pearson 0.94 [" in words
+    assert "their robust loss, Pearson -1.00 [" in words
+    del values["e"]
+    values["e"] = [{"diverged": "so"}]
+    assert any("over the 4 rows" in note for note in _shown(values).notes)
+    assert not any(note.startswith("Gap of") for note in _shown({"at": values["at"]}).notes)
 
 
 # -- commands ------------------------------------------------------------------------------------------

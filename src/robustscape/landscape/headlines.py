@@ -21,6 +21,7 @@ from robustscape.landscape.slices import SliceResult
 from robustscape.landscape.spectrum import SpectrumResult
 from robustscape.landscape.surface import SurfaceResult
 from robustscape.landscape.trace import TraceResult
+from robustscape.landscape.views import ViewsResult
 from robustscape.landscape.weights import WeightsResult
 from robustscape.landscape.worst_flatness import WorstFlatnessResult
 
@@ -102,6 +103,9 @@ def _of(result: Any) -> Iterable[Headline]:
         case PACBayesResult():
             name = f"Rise of the error under Gaussian weights, alpha {result.levels[-1].alpha:g}"
             return [_estimate(name, "fraction", result.levels[-1].rise)]
+        case ViewsResult():
+            views = " and ".join(on.view for on in result.views)
+            return [_estimate(f"Rise on other views ({views})", "nats", result.robust)]
         case ConnectivityResult():
             return []
     return _unknown(result)

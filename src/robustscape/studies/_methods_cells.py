@@ -20,6 +20,7 @@ from robustscape.evaluation.gap import gap
 from robustscape.evaluation.paired import paired
 from robustscape.evaluation.result import Evaluation, Number
 from robustscape.landscape.flatness import AverageFlatness, Estimate
+from robustscape.landscape.views import Views
 from robustscape.landscape.worst_flatness import WorstFlatness
 from robustscape.models.loading import load as load_model
 from robustscape.objectives.rst import RST
@@ -97,7 +98,8 @@ class Trained:
         run: The training; of RST without the file of pseudo-labelled images, which are ``labels``.
         average: Average-case flatness of its last network.
         worst: Worst-case flatness of it.
-        n: Test images that flatness is measured on, the first.
+        views: The rise of its loss on other views of training images.
+        n: Images that flatness and views are measured on, the first.
         labels: Pseudo-labels that it trains on beside the true ones; None for none.
     """
 
@@ -105,6 +107,7 @@ class Trained:
     run: Run
     average: AverageFlatness
     worst: WorstFlatness
+    views: Views
     n: int = 250
     labels: PseudoLabels | None = None
 
@@ -162,7 +165,7 @@ class Trained:
         }
 
     def _looks(self) -> Looks:
-        return Looks(run=self.run, average=self.average, worst=self.worst, n=self.n)
+        return Looks(run=self.run, average=self.average, worst=self.worst, views=self.views, n=self.n)
 
     def _with_labels(self, folder: Path, value: Plain) -> Run:
         """Return the run with the file of its pseudo-labelled images, in epochs as long as with all labels."""
@@ -220,7 +223,9 @@ def _numbers(found: Mapping[str, Any]) -> dict[str, Number | Estimate]:
 
     Accuracies and gaps as fractions, losses and flatness in nats: "clean", "robust" and "gap" (robust accuracy on
     train minus test) of "last" and "best", "fall" (robust accuracy, best minus last, on the same images); of the last
-    "loss" (robust), "flatness" and "worst"; "ensemble" (robust accuracy) where there are snapshots.
+    "loss" (robust), "flatness" and "worst", "loss_gap" (robust loss on test minus train) and what is known of it from
+    training images alone: "train_loss", "train_flatness" and "views"; "ensemble" (robust accuracy) where there are
+    snapshots.
     """
     numbers: dict[str, Number | Estimate] = {}
     for checkpoint in ("last", "best"):
@@ -233,6 +238,10 @@ def _numbers(found: Mapping[str, Any]) -> dict[str, Number | Estimate]:
     numbers["loss"] = last.robust_loss
     numbers["flatness"] = found["flatness-last"].robust
     numbers["worst"] = found["worst_flatness-last"].robust
+    train: Evaluation = found["evaluation-last-train"]
+    numbers["loss_gap"], numbers["train_loss"] = gap(train, last).robust_loss, train.robust_loss
+    numbers["train_flatness"] = found["flatness-last-train"].robust
+    numbers["views"] = found["views-last-train"].robust
     if "evaluation-ensemble-test" in found:
         numbers["ensemble"] = _right(found["evaluation-ensemble-test"].robust_error)
     return numbers

@@ -13,6 +13,7 @@ from robustscape.evaluation.accuracy import evaluating
 from robustscape.evaluation.subject import subject
 from robustscape.landscape.flatness import AverageFlatness
 from robustscape.landscape.runner import measuring, under
+from robustscape.landscape.views import Views
 from robustscape.landscape.worst_flatness import WorstFlatness
 from robustscape.models.ensemble import Ensemble
 from robustscape.models.loading import load as load_model
@@ -33,12 +34,14 @@ class Looks:
         run: The run.
         average: Average-case flatness of the last network.
         worst: Worst-case flatness of it.
-        n: Test images that they are measured on, the first.
+        views: The rise of its loss on other views of training images.
+        n: Images that they are measured on, the first: of test; of train the views, and flatness there too.
     """
 
     run: Run
     average: AverageFlatness
     worst: WorstFlatness
+    views: Views
     n: int
 
     def seconds(self) -> float:
@@ -50,8 +53,8 @@ class Looks:
         tracked = (training.track + validation) * getattr(training.track_attack, "steps", 0)
         passes = tracked * (training.epochs // training.track_every)
         passes += 4 * (judge.n or size.n) * (judge.loss_steps * judge.loss_restarts + judge.steps * judge.restarts)
-        flat, worst = (getattr(part.attack, "steps", 0) for part in (self.average, self.worst))
-        passes += self.n * flat * (1 + self.average.samples)
+        flat, worst, view = (getattr(part.attack, "steps", 0) for part in (self.average, self.worst, self.views))
+        passes += self.n * (2 * flat * (1 + self.average.samples) + view * (1 + len(self.views.views)))
         passes += self.n * (worst * (3 + 2 * self.worst.restarts) + 4 * self.worst.steps * (2 + self.worst.restarts))
         each = 2 * estimating.operations(self.run.model, size.image, size.classes)
         return passes * each / estimating.rate(self.run.runtime)
@@ -61,8 +64,8 @@ def looking(looks: Looks, out: Path) -> Generator[tuple[int, int], None, dict[st
     """Judge and measure what a run's folder holds, yielding (done, total); returns the Results by name.
 
     The last and the best network on test and train, and of snapshots their ensemble on test; flatness of the last
-    network. What is in the folder's ``results`` already is not done again; the best is the last where no epoch was
-    better.
+    network, the average case on train too, and there other views of the images. What is in the folder's ``results``
+    already is not done again; the best is the last where no epoch was better.
 
     Args:
         looks: How.
@@ -76,7 +79,7 @@ def looking(looks: Looks, out: Path) -> Generator[tuple[int, int], None, dict[st
     same = epochs[-1].selected
     names = [f"evaluation-{checkpoint}-{split}" for checkpoint in ("last", "best") for split in ("test", "train")]
     names += ["evaluation-ensemble-test"] if looks.run.training.snapshots else []
-    names += ["flatness-last", "worst_flatness-last"]
+    names += ["flatness-last", "worst_flatness-last", "flatness-last-train", "views-last-train"]
     found: dict[str, Any] = {}
     for place, name in enumerate(names):
         if same and "-best-" in name:
@@ -109,9 +112,13 @@ def _work(looks: Looks, out: Path, name: str, splits: Splits, partial: Path) -> 
     if kind == "evaluation":
         looked_at = _subject(run, _network(out, checkpoint), splits, split, run.evaluation.n)
         return evaluating(run.evaluation, looked_at, partial=partial)
-    measurement: Measurement = looks.average if kind == "flatness" else looks.worst
+    measurements: dict[str, Measurement] = {
+        "flatness": looks.average,
+        "worst_flatness": looks.worst,
+        "views": looks.views,
+    }
     looked_at = _subject(run, _network(out, checkpoint), splits, split, looks.n)
-    return measuring(under(run.evaluation.threat(), measurement), looked_at, partial=partial)
+    return measuring(under(run.evaluation.threat(), measurements[kind]), looked_at, partial=partial)
 
 
 def _network(out: Path, checkpoint: str) -> nn.Module:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from robustscape.evaluation.correlation import LEAST, Coefficient, correlation
 from robustscape.landscape.flatness import AverageFlatness
+from robustscape.landscape.views import Views
 from robustscape.landscape.worst_flatness import WorstFlatness
 from robustscape.recipes.run import Run
 from robustscape.report.quantities import Quantity, mean
@@ -35,6 +36,7 @@ def shown(
     base: Run,
     average: AverageFlatness,
     worst: WorstFlatness,
+    views: Views,
     n: int,
     first: int,
 ) -> Shown:
@@ -45,6 +47,7 @@ def shown(
         base: Adversarial training on the task.
         average: How average-case flatness was measured.
         worst: How worst-case flatness was.
+        views: On which other views of training images the loss was measured.
         n: On how many images.
         first: The first seed.
     """
@@ -61,9 +64,10 @@ def shown(
         title="Every training method on one small task: accuracy, robust overfitting, flatness and time",
         table=Table(columns=columns, rows=rows),
         notes=(
-            *_settings(base, average, worst, n),
+            *_settings(base, average, worst, views, n),
             *_made_on(found),
             *_correlated(found),
+            *_foretold(found),
             *_against(found, reference),
             *_said(found, first),
         ),
@@ -96,7 +100,7 @@ def _seconds(values: Sequence[Plain]) -> float | None:
 # -- what is said below the table ----------------------------------------------------------------------
 
 
-def _settings(base: Run, average: AverageFlatness, worst: WorstFlatness, n: int) -> tuple[str, ...]:
+def _settings(base: Run, average: AverageFlatness, worst: WorstFlatness, views: Views, n: int) -> tuple[str, ...]:
     """Return the task, how networks were judged and measured, and what the columns mean."""
     training, attack = base.training, base.objective.attack
     assert attack is not None, "AT attacks"
@@ -114,7 +118,8 @@ def _settings(base: Run, average: AverageFlatness, worst: WorstFlatness, n: int)
         "train − test are of robust accuracy, train − test of one network.",
         f"Flatness is of the last network on the first {n} test images: average-case by {average.samples} "
         f"perturbations of radius {average.xi:g} (Stutz 2021, equation 3), worst-case by {worst.restarts} restart(s) "
-        f"of {worst.steps} steps, radius {worst.xi:g} (equation 5).",
+        f"of {worst.steps} steps, radius {worst.xi:g} (equation 5). Other views of the first {n} training images: "
+        f"{' and '.join(views.views)}, by up to {views.shift} pixels.",
         "An epoch's seconds are the median over the training, the fewest of the seeds, without tracking, beside "
         "whatever else the machine did: `robustscape bench overheads` compares times.",
         "± is the sample standard deviation over seeds, which draw weights, order and training images; in brackets the "
@@ -159,6 +164,28 @@ def _correlation(found: Mapping[Method, Sequence[Plain]], which: str) -> str:
         f"Robust loss against average-case flatness {some}: Pearson {_words(both.pearson)}, Spearman "
         f"{_words(both.spearman)}."
     )
+
+
+_FROM_TRAIN = {
+    "views": "the rise of the robust loss on other views of training images",
+    "train_flatness": "average-case flatness on them",
+    "train_loss": "their robust loss",
+}
+
+
+def _foretold(found: Mapping[Method, Sequence[Plain]]) -> tuple[str, ...]:
+    """Return how the gap of the robust loss goes together, over the rows, with what training images alone tell."""
+    rows = [[_mean(values, name, 1) for name in ("loss_gap", *_FROM_TRAIN)] for values in found.values()]
+    there = [[number.value for number in row if number is not None] for row in rows]
+    there = [row for row in there if len(row) == 1 + len(_FROM_TRAIN)]
+    columns = list(zip(*there, strict=True))
+    if len(there) < LEAST or any(len(set(column)) == 1 for column in columns):
+        return ()
+    said = []
+    for column, words in zip(columns[1:], _FROM_TRAIN.values(), strict=True):
+        both = correlation(column, columns[0])
+        said.append(f"{words}, Pearson {_words(both.pearson)}, Spearman {_words(both.spearman)}")
+    return (f"Gap of the robust loss, test minus train, over the {len(there)} rows against {'; '.join(said)}.",)
 
 
 def _words(coefficient: Coefficient) -> str:

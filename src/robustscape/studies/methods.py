@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from robustscape.attacks.pgd import PGD
 from robustscape.config import nearest
 from robustscape.landscape.flatness import AverageFlatness
+from robustscape.landscape.views import Views
 from robustscape.landscape.worst_flatness import WorstFlatness
 from robustscape.objectives.natural import Natural
 from robustscape.objectives.rst import RST
@@ -23,6 +24,10 @@ from robustscape.types import BadInput, Plain, Splits
 
 def _average() -> AverageFlatness:
     return AverageFlatness(attack=PGD(steps=10, result="best_loss"), samples=6)
+
+
+def _views() -> Views:
+    return Views(attack=PGD(steps=10, result="best_loss"))
 
 
 def _worst() -> WorstFlatness:
@@ -44,7 +49,8 @@ class Methods:
         methods: Which methods, by name, for example at awp label-noise; all where none is named.
         average: Average-case flatness, of the robust loss of the last network under the threat model of the task.
         worst: Worst-case flatness, likewise.
-        n: Test images that both are measured on, the first.
+        views: The rise of the robust loss on other views of training images, likewise.
+        n: Images that these are measured on, the first.
         seed: The first seed.
 
     Deviations:
@@ -59,6 +65,7 @@ class Methods:
     methods: tuple[str, ...] = ()
     average: AverageFlatness = field(default_factory=_average)
     worst: WorstFlatness = field(default_factory=_worst)
+    views: Views = field(default_factory=_views)
     n: int = 250
     seed: int = 0
 
@@ -98,7 +105,15 @@ class Methods:
         found = {
             method: [values[self._cell(method, self.seed + k)] for k in range(method.seeds)] for method in self.chosen()
         }
-        return shown(found, base=self._base(), average=self.average, worst=self.worst, n=self.n, first=self.seed)
+        return shown(
+            found,
+            base=self._base(),
+            average=self.average,
+            worst=self.worst,
+            views=self.views,
+            n=self.n,
+            first=self.seed,
+        )
 
     def _base(self) -> Run:
         return rows.base(self.scale)
@@ -110,6 +125,7 @@ class Methods:
             run=run,
             average=self.average,
             worst=self.worst,
+            views=self.views,
             n=self.n,
             labels=self._labels(run) if isinstance(run.objective, RST) else None,
         )
