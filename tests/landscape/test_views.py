@@ -9,7 +9,7 @@ from robustscape.evaluation.subject import subject
 from robustscape.landscape.runner import measure
 from robustscape.landscape.views import Views
 from robustscape.runtime import TRUTH
-from robustscape.types import BadInput
+from robustscape.types import BadInput, NotApplicable
 
 EPS = 0.05
 ATTACK = FGSM(threat=ThreatModel(eps=EPS))  # the exact adversary of a linear model
@@ -101,9 +101,10 @@ def test_contract_refuses_what_cannot_be_meant():
         ({"views": ()}, "at least one of them"),
         ({"views": ("turn",)}, r"not \['turn'\]"),
         ({"views": ("shift", "shift")}, "stands twice"),
-        ({"shift": 0}, "at least 1 pixel"),
+        ({"shift": 0}, "at least 1, not 0"),
+        ({"shift": 1.5}, "whole number"),
     ):
         with pytest.raises(BadInput, match=words):
             Views(**change)
-    with pytest.raises(BadInput, match="images of more than that, not of 4x5"):
+    with pytest.raises(NotApplicable, match="images of more than that, not of 4x5"):
         measure(Views(attack=ATTACK, shift=4), looked_at(torch.ones(1, 4, 5)))

@@ -235,16 +235,22 @@ def test_closed_form_robust_loss_and_flatness_are_correlated_over_the_rows():
 def test_closed_form_the_gap_is_correlated_with_what_training_images_alone_tell():
     told = [{"loss_gap": k, "views": 2 * k, "train_flatness": k**3, "train_loss": -k} for k in range(1, 6)]
     values = {name: [_value(0.2, 0.3, **each)] for name, each in zip(("at", "b", "c", "d", "e"), told, strict=True)}
-    (words,) = (note for note in _shown(values).notes if note.startswith("Gap of the robust loss"))
-    assert (
-        "over the 5 rows against the rise of the robust loss on other views of training images, Pearson 1.00 [" in words
-    )
+
+    def said(values):
+        (words,) = (note for note in _shown(values).notes if note.lower().startswith(("gap of", "the gap of")))
+        return words
+
+    words = said(values)
+    assert "over the 5 rows" in words and "against the rise of the robust loss on other views" in words
+    assert "training images, Pearson 1.00 [" in words
     assert "average-case flatness on them, Pearson 0.94 [" in words
     assert "their robust loss, Pearson -1.00 [" in words
-    del values["e"]
-    values["e"] = [{"diverged": "so"}]
-    assert any("over the 4 rows" in note for note in _shown(values).notes)
-    assert not any(note.startswith("Gap of") for note in _shown({"at": values["at"]}).notes)
+    far = {"loss_gap": -50, "views": 9, "train_flatness": 9, "train_loss": 9}
+    others = {name: [_value(0.2, 0.3, **far)] for name in ("natural", "noise", "autoaugment")}
+    assert said(values | others) == words  # of none of these is it asked
+    assert "over the 4 rows" in said(values | {"e": [{"diverged": "so"}]})
+    assert "over the 4 rows" in said(values | {"e": [_value(0.2, 0.3)]})
+    assert said({"at": values["at"]}).endswith("that needs 4 that differ.")
 
 
 # -- commands ------------------------------------------------------------------------------------------

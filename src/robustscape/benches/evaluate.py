@@ -104,6 +104,8 @@ class EvaluateBench:
             runtime=runtime,
             component=self,
             took=took(),
+            model=given.name,
+            data=given.data,
         )
 
     def _autoattack(self, given: Judged) -> tuple[str, dict[str, Side], dict[str, str]]:

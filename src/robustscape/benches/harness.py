@@ -187,6 +187,8 @@ def made(
     costs: Mapping[str, Spread] | None = None,
     notes: Mapping[str, Spread] | None = None,
     missing: Mapping[str, str] | None = None,
+    model: str = "",
+    data: str = "random pixels",
 ) -> BenchResult:
     """Return a result with rates from ``seconds`` where there is a unit, machine and provenance filled in.
 
@@ -203,6 +205,8 @@ def made(
         costs: What should be small.
         notes: What is only shown.
         missing: Peers left out.
+        model: Whose weights were looked at, "" for initial ones.
+        data: On which images.
     """
     seconds = seconds or {}
     return BenchResult(
@@ -223,8 +227,8 @@ def made(
             device=runtime.torch_device(),
             precision=runtime.words(),
             seed=0,
-            model="",
-            data="random pixels",
+            model=model,
+            data=data,
             settings=component,
         ),
     )

@@ -18,6 +18,7 @@ from robustscape.models.loading import load
 from robustscape.recipes.run import Run
 from robustscape.results import read_run
 from robustscape.runtime import Runtime, place
+from robustscape.training.checkpoints import digest
 from robustscape.types import BadInput, Subject
 
 _UNTRAINED = 1e-5  # eps at which next to no input of a network with initial weights is fooled
@@ -34,6 +35,8 @@ class Judged:
         y: (N,), labels.
         eps: Radius of the linf ball, in pixel units.
         words: The network and the images in words.
+        name: Whose weights, for provenance; "" for initial ones.
+        data: Which images, likewise.
     """
 
     model: nn.Module
@@ -41,6 +44,8 @@ class Judged:
     y: Tensor
     eps: float
     words: str
+    name: str = ""
+    data: str = "random pixels"
 
     def subject(self, runtime: Runtime, batch: int) -> Subject:
         """Return them as robustscape takes them: another copy of the network, placed."""
@@ -75,12 +80,15 @@ def judged(problem: Problem, folder: str | None, *, n: int, eps: float | None) -
     if run.evaluation.norm != "linf":
         raise BadInput(f"{folder} is judged under {run.evaluation.norm}, and all peers of this bench under linf")
     device, test = problem.runtime.torch_device(), run.data.load(seed=run.seed).test
+    model = load(folder, checkpoint="last")
     return Judged(
-        model=load(folder, checkpoint="last").to(device),
+        model=model.to(device),
         x=test.pixels()[:n].to(device),
         y=test.y[:n].to(device),
         eps=run.evaluation.eps if eps is None else eps,
         words=f"last network of {folder}, batch {problem.batch}",
+        name=f"{folder}, last, {digest(model)[:12]}",
+        data=f"{test.name}, first {n}",
     )
 
 

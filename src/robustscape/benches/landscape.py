@@ -168,6 +168,8 @@ class LandscapeBench:
             runtime=runtime,
             component=self,
             took=took(),
+            model=around.given.name,
+            data=around.given.data,
         )
 
     def _words(self, around: Around, found: Spectra | None) -> list[str]:

@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> None:
     """Train the recipe that the first word names, as the options change it, in as many processes as they say.
 
     Raises:
-        BadInput: no recipe, a wrong option, or a directory that holds another run.
+        BadInput: no recipe, a wrong option, several processes for one seed, or a directory that holds another run.
         SystemExit: one of several processes died.
     """
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
@@ -94,8 +94,8 @@ def main(arguments: list[str]) -> None:
     jobs = _jobs(options, options.out or Path("runs") / name)
     if options.processes > 1 and len(jobs) == 1:
         raise BadInput(
-            f"--processes {options.processes} train seeds side by side, and there is one seed: name more, as in "
-            f"--seeds 0,1,2, or let processes share the training with --devices {options.processes}"
+            f"--processes {options.processes} is for seeds that train side by side, and there is one seed: name more, "
+            f"as in --seeds 0,1,2, or let processes share the training with --devices {options.processes}"
         )
     check(options.run)
     if options.dry_run:

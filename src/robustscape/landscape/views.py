@@ -14,7 +14,7 @@ from robustscape.attacks.pgd import PGD
 from robustscape.landscape._losses import losses
 from robustscape.landscape.flatness import Estimate, t_interval
 from robustscape.streams import Streams
-from robustscape.types import Attack, BadInput, Plain, Provenance, Subject
+from robustscape.types import Attack, BadInput, NotApplicable, Plain, Provenance, Subject
 
 View: TypeAlias = Literal["mirror", "shift"]
 
@@ -84,10 +84,10 @@ class Views:
     """How much the robust loss rises on views of the images that a label does not tell apart.
 
     With T a view, (1 / |T|) sum over T of mean_i [L(T x_i, y_i) - L(x_i, y_i)], L the robust loss. To be measured on
-    training images: one that was not trained on a view has seen these images and not the views, which are all but new
-    images with known labels, so the rise foretells that from train to test. On test images it says what a view costs
-    by itself. A measure of this library's own; Aithal 2021 (https://arxiv.org/abs/2101.06459) ranks naturally trained
-    networks by how often augmented training images are misclassified.
+    training images: a network that was not trained on a view has seen these images and not the views, which are all but
+    new images with known labels, so the rise goes with the gap from train to test. On test images it says what a view
+    costs by itself. A measure of this library's own; Aithal 2021 (https://arxiv.org/abs/2101.06459) ranks naturally
+    trained networks by how often augmented training images are misclassified.
 
     Attributes:
         attack: The attack, made anew on every view from the same random starts; searched on the fast view of the model,
@@ -111,8 +111,8 @@ class Views:
             raise BadInput(f"views are mirror and shift, at least one of them, not {list(self.views)}")
         if len(set(self.views)) < len(self.views):
             raise BadInput(f"a view stands twice in {', '.join(self.views)}")
-        if self.shift < 1:
-            raise BadInput(f"shift must be at least 1 pixel, not {self.shift}")
+        if self.shift < 1 or self.shift != int(self.shift):
+            raise BadInput(f"shift must be a whole number of pixels, at least 1, not {self.shift}")
 
     def points(self) -> list[Plain]:
         """Return "reference", and the name of each view."""
@@ -122,20 +122,21 @@ class Views:
         """Return one view of a subject's images, (N, C, H, W); the images themselves for "reference".
 
         Raises:
-            BadInput: images that are not larger than the shift.
+            NotApplicable: images that are not larger than the shift.
         """
         x = subject.x
         if view == "mirror":
             return x.flip(-1)
         if view == "shift":
             return _shifted(x, self.shift, Streams(subject.seed, (self.name, "shift"), subject.index))
+        assert view == "reference", view
         return x
 
     def at(self, subject: Subject, point: Plain) -> Plain:
         """Return the losses and errors of every example on one view.
 
         Raises:
-            BadInput: images that are not larger than the shift.
+            NotApplicable: images that are not larger than the shift.
             Diverged: a loss is not finite.
         """
         found = losses(replace(subject, x=self.seen(subject, point)), self.attack, self.name)
@@ -175,7 +176,7 @@ def _shifted(x: Tensor, most: int, rng: Streams) -> Tensor:
     """Return every image moved by its own whole numbers of pixels, up to ``most`` each way and not 0 in both."""
     n, _, height, width = x.shape
     if min(height, width) <= most:
-        raise BadInput(f"a shift of {most} pixels needs images of more than that, not of {height}x{width}")
+        raise NotApplicable(f"a shift of {most} pixels needs images of more than that, not of {height}x{width}")
     side = 2 * most + 1
     place = rng.integers(side * side - 1, device=x.device)
     place = place + (place >= side * side // 2)  # all places but the middle

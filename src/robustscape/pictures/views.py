@@ -17,7 +17,7 @@ def picture(found: Mapping[str, Sequence[ViewsResult]]) -> Picture:
     return Picture(
         kind="inputs",
         title="Loss on other views of the images",
-        lead="How much the loss rises when images are mirrored or shifted; in training, what is known by heart.",
+        lead="How much the loss rises when images are mirrored or shifted: of training images, what was memorised.",
         plots=tuple(_rises(found, loss) for loss in ("robust", "clean")),
         how=(words(found, _how), seeds(found, alone="95 % intervals over examples")),
         care=(

@@ -35,7 +35,7 @@ class Looks:
         average: Average-case flatness of the last network.
         worst: Worst-case flatness of it.
         views: The rise of its loss on other views of training images.
-        n: Images that they are measured on, the first: of test; of train the views, and flatness there too.
+        n: How many images: the first of test for both flatnesses, the first of train for views and the average case.
     """
 
     run: Run
