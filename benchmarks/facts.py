@@ -15,8 +15,7 @@ Along eps: MNIST, LeNet of width 8 at 0 to 0.4, and CIFAR-10 (JPEG), PreActResNe
 on 10,000 images, two seeds, alike but for eps; each is measured at its own eps. The adversarially trained networks of
 30 epochs and those under AWP, three seeds, are the ones in benchmarks/checkpoints; natural ones of their recipe are
 trained here. All measurements are on the first test images, the same for all. On a core of a Xeon at 2.8 GHz an
-adversarially trained MNIST network takes 8 minutes; by their passes, at about 5 s for a step of PGD-10 on 128
-images, CIFAR-10's trainings along eps take 4 to 5 hours together.
+adversarially trained MNIST network takes 8 minutes.
 ``--small`` does everything with a few images and steps, in runs/facts-small.
 """
 
