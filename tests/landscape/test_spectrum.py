@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import nn
 
 from robustscape.attacks.pgd import PGD
@@ -128,6 +129,28 @@ def test_contract_vectors_of_nearby_weights_are_a_start():
     assert set(move) == dict(made.model.named_parameters()).keys()
     with pytest.raises(BadInput, match="other weights"):
         top(made, k=4, start=first.top.vectors[:, :-1])
+
+
+def test_contract_eigenvectors_are_kept_and_started_from(tmp_path):
+    made = looked_at()
+    settings = Spectrum(attack=None, k=2, coordinates=("raw", "layer"), tolerance=1e-4, random_weights=0)
+    cold = measure(replace(settings, vectors=str(tmp_path)), made)
+    for number, coordinates in enumerate(settings.coordinates):
+        kept, operator = (
+            load_file(tmp_path / f"clean-{coordinates}.safetensors"),
+            hessian(made, coordinates=coordinates),
+        )
+        assert kept["top"].shape == (2, operator.size) and kept["bottom"].shape == (1, operator.size)
+        for vector, value in zip(kept["top"], cold.eigenvalues[0, number], strict=True):
+            torch.testing.assert_close(operator(vector), value * vector, rtol=0, atol=1e-4 * value)
+    warm = measure(replace(settings, start=str(tmp_path)), made)
+    np.testing.assert_allclose(warm.eigenvalues, cold.eigenvalues, rtol=1e-7)
+    assert (warm.products < cold.products).all()
+    (tmp_path / "clean-layer.safetensors").write_text("other")
+    with pytest.raises(BadInput, match="or is damaged"):
+        measure(replace(settings, start=str(tmp_path)), made)
+    with pytest.raises(BadInput, match="no eigenvectors of the clean loss in filter coordinates"):
+        measure(replace(settings, coordinates=("filter",), start=str(tmp_path)), made)
 
 
 def test_contract_says_what_cannot_be_meant():

@@ -14,6 +14,7 @@ from robustscape.evaluation.subject import subject
 from robustscape.landscape.flatness import AverageFlatness
 from robustscape.landscape.histograms import Histogram
 from robustscape.landscape.runner import measure, under
+from robustscape.landscape.slices import Slice
 from robustscape.landscape.spectrum import Spectrum
 from robustscape.models.linear import Linear
 from robustscape.models.loading import load
@@ -78,6 +79,38 @@ def test_end_to_end_a_measurement_that_the_network_is_not_made_for_is_left_out(t
         events = list(train(run, tmp_path, name="r"))
     assert [event.name for event in events if isinstance(event, Measuring) and event.file] == ["histograms"]
     assert [path.name for path in sorted((tmp_path / "results").iterdir())] == ["histograms-epoch-0001.json"]
+
+
+def test_end_to_end_a_measurement_that_cannot_be_made_does_not_end_the_training(tmp_path):
+    path = Slice(attack=FLATNESS.attack, along="path", directions=2, positions=3, other=str(tmp_path))
+    run = _run(training=replace(_run().training, epochs=2), watch=replace(_watch(path, Histogram()), every=1))
+    with pytest.warns(UserWarning, match="slices is left out: .* directions"):
+        events = list(train(run, tmp_path, name="r"))
+    assert sum(isinstance(event, Epoch) for event in events) == 2
+    made = [(event.name, event.epoch) for event in events if isinstance(event, Measuring) and event.file]
+    assert made == [("histograms", 1), ("slices", 2), ("histograms", 2)]
+
+
+def test_end_to_end_a_spectrum_starts_from_the_eigenvectors_of_the_epoch_before(tmp_path):
+    watch = replace(_watch(Spectrum(attack=None, k=3, coordinates=("raw",), random_weights=0)), every=1)
+    run = _run(watch=watch, training=replace(_run().training, epochs=3))
+    events = train(run, tmp_path / "stopped", name="r")
+    next(event for event in events if isinstance(event, Measuring) and event.epoch == 2 and event.done == 1)
+    events.close()  # what is kept then is what the rest goes on from
+    list(train(run, tmp_path / "stopped", name="r"))
+    list(train(run, tmp_path / "whole", name="r"))
+    for epoch in (1, 2, 3):
+        name = f"results/spectrum-epoch-{epoch:04d}.json"
+        stopped, whole = (result_of(tmp_path / side / name) for side in ("stopped", "whole"))
+        assert stopped.eigenvalues.tolist() == whole.eigenvalues.tolist()
+        assert stopped.products.tolist() == whole.products.tolist()
+    kept = [path.name for path in (tmp_path / "whole" / "results").iterdir() if path.is_dir()]
+    assert kept == ["spectrum-epoch-0003"]
+    again = _run(watch=replace(watch, every=3), training=run.training)
+    list(train(again, tmp_path / "cold", name="r"))
+    cold, warm = (result_of(tmp_path / side / "results/spectrum-epoch-0003.json") for side in ("cold", "whole"))
+    assert warm.eigenvalues == pytest.approx(cold.eigenvalues, rel=1e-3) and warm.converged.all()
+    assert warm.products < cold.products
 
 
 @pytest.mark.slow

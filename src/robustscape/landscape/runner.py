@@ -19,7 +19,7 @@ from robustscape.runtime.memory import Parts
 from robustscape.runtime.pool import pooled, sendable
 from robustscape.runtime.predicting import available, fitting, search_bytes
 from robustscape.runtime.ranks import from_first, gathered, is_first, rank, world
-from robustscape.types import BadInput, Grouped, Measurement, NotApplicable, Plain, Provenanced, Subject, Threat
+from robustscape.types import BadInput, Diverged, Grouped, Measurement, Plain, Provenanced, Subject, Threat
 
 
 def under(threat: Threat, measurement: Measurement) -> Measurement:
@@ -163,18 +163,18 @@ def _turn(
         together = tasks[first : first + world()]
         mine = together[rank()] if rank() < len(together) else []
         for numbers, found in zip(together, gathered(_tried(measurement, subject, points, mine)), strict=False):
-            if isinstance(found, NotApplicable):
+            if isinstance(found, Exception):
                 raise found
             yield from zip(numbers, found, strict=True)
 
 
 def _tried(
     measurement: Measurement, subject: Subject, points: Sequence[Plain], numbers: Sequence[int]
-) -> list[Plain] | NotApplicable:
+) -> list[Plain] | BadInput | Diverged:
     """Return the values of a task, or why there are none: what one rank has found the others must know to go on."""
     try:
         return _values(measurement, subject, [points[number] for number in numbers])
-    except NotApplicable as error:
+    except (BadInput, Diverged) as error:
         return error
 
 

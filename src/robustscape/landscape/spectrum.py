@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from robustscape import modes
 from robustscape.attacks.pgd import PGD
 from robustscape.evaluation.judging import performance
+from robustscape.landscape import _vectors
 from robustscape.landscape._held import check_coordinates, check_scope, inputs, losses_of
 from robustscape.landscape.lanczos import Eigenpairs, Extremes, extremes
 from robustscape.landscape.operator import Coordinates, hessian
@@ -98,6 +99,10 @@ class Spectrum:
         tolerance: Largest residual, relative to the eigenvalue.
         most: Most products with the Hessian, and vectors in memory.
         random_weights: At how many random weights the loss is taken that Liu divides by; 0 for none.
+        vectors: Folder that the eigenvectors are written to, a file for each Hessian, such as clean-raw.safetensors:
+            "top", (k, D), and "bottom", (bottom, D), in the coordinates; None for nowhere.
+        start: Folder that ``vectors`` named when nearby weights were measured, such as those of the epoch before: the
+            nearer, the fewer products. None for a random start.
 
     Deviations:
         Liu's code finds eigenvalues by power iteration with deflation, to a relative change of 1e-3 or 50 steps each,
@@ -119,6 +124,8 @@ class Spectrum:
     tolerance: float = 1e-2
     most: int = 200
     random_weights: int = 10
+    vectors: str | None = None
+    start: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -162,7 +169,10 @@ class Spectrum:
             tolerance=self.tolerance,
             most=self.most,
             rng=rng,
+            start=_vectors.kept(self.start, what, which) if self.start else None,
         )
+        if self.vectors:
+            _vectors.keep(found, self.vectors, what, which)
         return {
             "top": _plain(found.top),
             "bottom": _plain(found.bottom),
