@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +64,21 @@ class Whole:
     several: dict[str, Attack] = field(default_factory=lambda: {"first": PGD(), "second": FGSM()}, metadata=SPREAD)
     out: Path | None = None
     size: float = 8 / 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class Many:
+    """A stand-in for what holds several of a room.
+
+    Attributes:
+        attacks: Attacks.
+    """
+
+    attacks: tuple[Attack, ...] = ()
+
+
+def many(*arguments: str, default: Many | None = None) -> tuple[Attack, ...]:
+    return parse(default or Many(), arguments, program="test", description="Only a test.").attacks
 
 
 def run(*arguments: str, default: Whole | None = None) -> Whole:
@@ -255,3 +270,23 @@ def test_end_to_end_several_of_a_protocol_take_their_names():
     assert given("--attacks", "none") == ()
     with pytest.raises(BadInput, match="pgdd"):
         given("--attacks", "pgdd")
+
+
+def test_contract_each_of_several_has_options_under_its_name():
+    pgd, fgsm = PGD(threat=ThreatModel(eps=0.2), steps=3), FGSM()
+    options = ("--fgsm.threat.eps", "0.5", "--pgd.steps=3", "--pgd.threat.eps", "0.2")
+    there = (pgd, FGSM(threat=ThreatModel(eps=0.5)))
+    assert many(*options, "--attacks", "pgd,fgsm") == many("--attacks", "pgd", "fgsm", *options) == there
+    assert many("--pgd.loss", "margin", default=Many(attacks=(pgd, fgsm))) == (replace(pgd, loss=Margin()), fgsm)
+    assert many("--attacks=none", default=Many(attacks=(fgsm,))) == many() == ()
+    two = Many(attacks=(pgd, PGD()))
+    assert many(default=two) == two.attacks  # of one name: kept, without options
+    for refused, words in ((("--attacks",), "needs a name"), (("--attacks", "pgdd"), "did you mean pgd")):
+        with pytest.raises(BadInput, match=words):
+            many(*refused)
+
+
+def test_contract_options_of_what_does_not_stand_there_are_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        many("--attacks", "pgd", "--fgsm.threat.eps", "0.5")
+    assert stop.value.code == 2 and "--fgsm.threat.eps" in capsys.readouterr().err

@@ -1,10 +1,10 @@
 """The command line of a component: its dataclass is the parser.
 
-tyro does the parsing; what is added here are four rules and a pass before it. A field typed by a protocol
+tyro does the parsing; what is added here are three rules and a pass before it. A field typed by a protocol
 gets the options of the component that stands there (``--objective.attack.threat.eps``), one for several of a
-protocol takes their names (``--watch.measurements flatness,slices``), numbers may be fractions (``8/255``),
-``none`` is spelled small, and ``--PATH NAME`` puts the component called NAME at PATH before tyro sees the rest
-(``--weights awp --weights.gamma 0.01``), in any order.
+protocol takes their names and the options of each (``--watch.measurements flatness,slices --watch.slices.width 2``),
+numbers may be fractions (``8/255``), ``none`` is spelled small, and ``--PATH NAME`` puts the component called NAME at
+PATH before tyro sees the rest (``--weights awp --weights.gamma 0.01``), in any order.
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-import typing
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
 import tyro
 from tyro import constructors as make
 
-from robustscape.cli.components import choices, name_of, spread, swap
-from robustscape.config import hints, is_component, named, protocol_of
+from robustscape.cli.components import by_name, choices, file_of, name_of, several, spread, swap
+from robustscape.config import hints, is_component
 from robustscape.types import BadInput
 
 T = TypeVar("T")
 
-_CHOICE = "__choice"
+_CHOICE, _ONE = "__choice", "__one_"
 
 
 class _Refused(Exception):
@@ -47,7 +46,7 @@ def parse(default: T, arguments: Sequence[str], *, program: str, description: st
     default, rest = swap(default, list(arguments))
     registry = make.ConstructorRegistry()
     registry.struct_rule(_component_rule)
-    for rule in (_float_rule, _none_rule, _several_rule):
+    for rule in (_float_rule, _none_rule):
         registry.primitive_rule(rule)
     try:
         return tyro.cli(
@@ -77,7 +76,11 @@ def _component_rule(info: make.StructTypeInfo) -> make.StructConstructorSpec | N
         if names := choices(kinds[field.name], now):
             typ = Annotated[str, tyro.conf.arg(name=field.name, metavar="{" + ",".join(names) + "}")]
             fields.append(make.StructFieldSpec(field.name + _CHOICE, typ, name_of(kinds[field.name], now), help_))  # pyright: ignore[reportArgumentType]
-        if spread(field):
+        if several(kinds[field.name]):
+            for name, one in by_name(now).items():
+                typ = Annotated[type(one), tyro.conf.arg(name=name)]
+                fields.append(make.StructFieldSpec(f"{field.name}{_ONE}{name}", typ, one, _headline(one)))  # pyright: ignore[reportArgumentType]
+        elif spread(field):
             typ = Annotated[type(now), tyro.conf.arg(name="")]
             fields.append(make.StructFieldSpec(field.name, typ, now, help_))  # pyright: ignore[reportArgumentType]
         elif is_component(now):
@@ -89,7 +92,9 @@ def _component_rule(info: make.StructTypeInfo) -> make.StructConstructorSpec | N
             fields.append(make.StructFieldSpec(field.name, typ, now, help_))  # pyright: ignore[reportArgumentType]
 
     def build(**values: Any) -> Any:
-        own = {name: item for name, item in values.items() if not name.endswith(_CHOICE)}
+        own = {name: item for name, item in values.items() if not name.endswith(_CHOICE) and _ONE not in name}
+        for name in {name.partition(_ONE)[0] for name in values if _ONE in name}:
+            own[name] = tuple(values.get(f"{name}{_ONE}{file_of(one)}", one) for one in getattr(value, name))
         try:
             return dataclasses.replace(value, **own)
         except BadInput as error:
@@ -120,28 +125,6 @@ def _none_rule(info: make.PrimitiveTypeInfo) -> make.PrimitiveConstructorSpec[No
         instance_from_str=lambda words: None,
         is_instance=lambda x: x is None,
         str_from_instance=lambda x: ["none"],
-    )
-
-
-def _several_rule(info: make.PrimitiveTypeInfo) -> make.PrimitiveConstructorSpec[tuple[Any, ...]] | None:
-    """Let a field for several components of one protocol take their names, with commas or spaces between them."""
-    kind, *rest = typing.get_args(info.type) or (None,)
-    protocol = protocol_of(kind)
-    if typing.get_origin(info.type) is not tuple or rest != [...] or protocol is None:
-        return None
-
-    def made(words: list[str]) -> tuple[Any, ...]:
-        try:
-            return tuple(named(protocol, name) for text in words for name in text.split(",") if name != "none")
-        except BadInput as error:
-            raise _Refused(str(error)) from None
-
-    return make.PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="NAME,NAME,...",
-        instance_from_str=made,
-        is_instance=lambda x: isinstance(x, tuple),
-        str_from_instance=lambda x: [",".join(name_of(kind, one) for one in x) or "none"],
     )
 
 

@@ -23,6 +23,8 @@ SPREAD: Mapping[str, bool] = {"spread": True}
 def swap(default: T, tokens: list[str]) -> tuple[T, list[str]]:
     """Carry out every ``--PATH NAME`` (or ``--PATH=NAME``) that names a component, outer paths first.
 
+    Where several stand, NAME is their names with commas between them, or spaces.
+
     Args:
         default: What stands there without options.
         tokens: The command line; what is carried out is taken out of it.
@@ -46,6 +48,8 @@ def swap(default: T, tokens: list[str]) -> tuple[T, list[str]]:
                 if len(tokens) < position + 2 or tokens[position + 1].startswith("-"):
                     raise BadInput(f"{option} needs a name, one of {', '.join(choices(*slot))}")
                 name = tokens.pop(position + 1)
+                while several(slot[0]) and len(tokens) > position + 1 and not tokens[position + 1].startswith("-"):
+                    name += f",{tokens.pop(position + 1)}"
             del tokens[position]
             default = _put(default, path, _chosen(*slot, name, option))
     return default, tokens
@@ -61,7 +65,26 @@ def _parts(value: Any) -> dict[str, tuple[Any, Any]]:
     for field in dataclasses.fields(value):
         item = getattr(value, field.name)
         found |= _parts(item) if spread(field) else {field.name: (kinds[field.name], item)}
+        if several(kinds[field.name]):
+            found |= {name: (type(one), one) for name, one in by_name(item).items()}
     return found
+
+
+def several(annotation: Any) -> str | None:
+    """Return which protocol of ``ROOMS`` a field holds several components of, None for any other field."""
+    kind, *rest = typing.get_args(annotation) or (None,)
+    return protocol_of(kind) if typing.get_origin(annotation) is tuple and rest == [...] else None
+
+
+def by_name(components: Sequence[Any]) -> dict[str, Any]:
+    """Return the components of a field for several by their names; those that share one cannot be told apart."""
+    names = [file_of(one) for one in components]
+    return {name: one for name, one in zip(names, components, strict=True) if names.count(name) == 1}
+
+
+def file_of(component: Any) -> str:
+    """Return the name of the file that a component is from."""
+    return type(component).__module__.rpartition(".")[2]
 
 
 def spread(field: dataclasses.Field[Any]) -> bool:
@@ -85,6 +108,9 @@ def _put(value: Any, path: Sequence[str], new: Any) -> Any:
     for field in dataclasses.fields(value):
         if spread(field) and head in _parts(getattr(value, field.name)):
             return _replaced(value, field.name, _put(getattr(value, field.name), path, new))
+        if several(hints(type(value))[field.name]) and head in by_name(now := getattr(value, field.name)):
+            changed = tuple(_put(one, rest, new) if file_of(one) == head else one for one in now)
+            return _replaced(value, field.name, changed)
     return _replaced(value, head, _put(getattr(value, head), rest, new) if rest else new)
 
 
@@ -94,12 +120,13 @@ def _replaced(value: Any, name: str, new: Any) -> Any:
 
 def choices(annotation: Any, now: Any) -> tuple[str, ...]:
     """Return the names that ``--PATH NAME`` takes for a field; none where no component can be chosen."""
-    if protocol := protocol_of(annotation):
+    if protocol := protocol_of(annotation) or several(annotation):
         kinds = members(protocol).items()
         names = [name for file, kind in kinds for name in (file, *(f"{file}.{preset}" for preset in presets(kind)))]
     else:
         names = list(_alternatives(annotation, now))
-    return (*names, "none") if names and type(None) in typing.get_args(annotation) else tuple(names)
+    empty = type(None) in typing.get_args(annotation) or several(annotation)
+    return (*names, "none") if names and empty else tuple(names)
 
 
 def _alternatives(annotation: Any, now: Any) -> dict[str, type]:
@@ -123,14 +150,18 @@ def _small(kind: type) -> str:
 
 def name_of(annotation: Any, now: Any) -> str:
     """Return the name by which a field's present component would be chosen."""
-    if now is None:
+    if not now and (now is None or several(annotation)):
         return "none"
-    return type(now).__module__.rpartition(".")[2] if protocol_of(annotation) else _small(type(now))
+    if several(annotation):
+        return ",".join(file_of(one) for one in now)
+    return file_of(now) if protocol_of(annotation) else _small(type(now))
 
 
 def _chosen(annotation: Any, now: Any, name: str, option: str) -> Any:
     """Return the component of that name for a field in which ``now`` stands."""
     known = choices(annotation, now)
+    if protocol := several(annotation):
+        return tuple(named(protocol, one) for one in name.split(",") if one not in ("", "none", "None"))
     if name in ("none", "None"):
         if "none" in known:
             return None
