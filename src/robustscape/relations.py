@@ -208,14 +208,14 @@ def _measured(
 ) -> tuple[dict[tuple[int, str], dict[str, Value]], dict[str, str], list[str]]:
     """Return one measurement's numbers by run and checkpoint, their units, and what was left out."""
     having = [folder for folder in folders if f"{name}-last" in folder.results]
-    hows = [_measured_by(folder.results[f"{name}-last"]) for folder in having]
+    hows = [measured_by(folder.results[f"{name}-last"]) for folder in having]
     alike, others = _alike(having, hows)
     how = next((h for folder, h in zip(having, hows, strict=True) if folder in alike), "")
     values, units = {}, {}
     for place, folder in enumerate(folders):
         for checkpoint in ("last", "best"):
             result = folder.results.get(f"{name}-{checkpoint}")
-            if result is not None and _measured_by(result) == how:
+            if result is not None and measured_by(result) == how:
                 found = headlines(result)
                 values[place, checkpoint] = {h.name: Value(value=h.value, low=h.low, high=h.high) for h in found}
                 units |= {h.name: h.unit for h in found}
@@ -240,10 +240,55 @@ def _judged_by(of: Evaluation) -> str:
     return repr((of.norm, of.eps, of.attack, of.classes, of.provenance.data, of.index.tobytes()))
 
 
-def _measured_by(result: Any) -> str:
-    """Return how a number was measured: its settings, with fields that did not exist yet, and the images."""
-    provenance = result.provenance
-    return json.dumps([_whole(provenance.settings), provenance.data, getattr(result, "n", None)], sort_keys=True)
+def measured_alike(found: Mapping[str, Sequence[Any]]) -> tuple[dict[str, Sequence[Any]], str]:
+    """Return the largest set of results that can be shown together, and in words what this leaves out, "" for nothing.
+
+    They share settings, split, number of images and layers; threat models and data sets may differ.
+
+    Args:
+        found: Label of each group to its results.
+    """
+    hows = {label: [_shown_by(result) for result in results] for label, results in found.items()}
+    every = [how for of in hows.values() for how in of]
+    usual = max(dict.fromkeys(every), key=every.count, default=None)
+    kept = {
+        label: [r for r, how in zip(results, hows[label], strict=True) if how == usual]
+        for label, results in found.items()
+    }
+    fewer = {label: len(results) - len(kept[label]) for label, results in found.items()}
+    return kept, ", ".join(f"{label} ({count})" for label, count in fewer.items() if count)
+
+
+def _shown_by(result: Any) -> str:
+    return repr((measured_by(result, any_threat=True), getattr(result, "layers", None)))
+
+
+_PLACES = ("other", "start", "vectors")
+
+
+def measured_by(result: Any, *, any_threat: bool = False) -> str:
+    """Return how a number was measured: its settings, with fields that did not exist yet, the split and the images.
+
+    Where another network or its vectors lie is left out: every seed has its own.
+
+    Args:
+        result: What was measured.
+        any_threat: Whether threat models and data sets may differ.
+    """
+    settings = _whole(result.provenance.settings)
+    settings = {name: value for name, value in settings.items() if name not in _PLACES}
+    images = [getattr(result, "split", None), getattr(result, "n", None)]
+    if any_threat:
+        settings = _without_threats(settings)
+    else:
+        images.append(result.provenance.data)
+    return json.dumps([settings, images], sort_keys=True)
+
+
+def _without_threats(settings: Plain) -> Plain:
+    if not isinstance(settings, dict):
+        return settings
+    return {name: _without_threats(value) for name, value in settings.items() if name != "threat"}
 
 
 def _whole(settings: Plain) -> Plain:

@@ -32,7 +32,7 @@ def test_contract_eigenvectors_have_a_plot_each_and_are_not_pooled(fake):
     result = fake.slices(0.1, 1.0, directions=2)
     facts = Facts(along="hessian", eigenvalues=(7.0, 3.0), residuals=(0.0, 1.0), converged=(True, False))
     found = picture({"AT": [replace(result, scheme="none", facts=facts)]})
-    assert [plot.title for plot in found.plots] == ["Eigenvector 1 (7)", "Eigenvector 2 (3)"]
+    assert [plot.title for plot in found.plots] == ["Eigenvector 1 (7, inputs held)", "Eigenvector 2 (3, inputs held)"]
     np.testing.assert_allclose(found.plots[1].traces[1].y, result.robust_loss[1])
     assert "not converge" in sentences(found.care) and "none-normalised" not in sentences(found.how)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from robustscape.cli.arguments import parse
 from robustscape.cli.components import SPREAD
@@ -33,6 +33,10 @@ from robustscape.runtime.cluster import Cluster, joined
 from robustscape.runtime.launching import launch
 from robustscape.runtime.ranks import RankLost, is_first
 from robustscape.types import BadInput, Measurement, NotApplicable
+
+if TYPE_CHECKING:
+    from robustscape.landscape.flatness import Estimate
+    from robustscape.landscape.headlines import Headline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,9 +247,19 @@ def _cares(result: object) -> list[str]:
 
 def _numbers(result: object) -> str:
     """Return the estimates in a Result in words, else the numbers that it is remembered by; "" where it has none."""
+    from robustscape.landscape.connectivity import ConnectivityResult
     from robustscape.landscape.headlines import headlines
 
+    if isinstance(result, ConnectivityResult):
+        parts = [f"{path} {rise:.4g}" for path, rise in zip(result.paths, result.robust_barrier, strict=True)]
+        return f": robust barrier in nats, {', '.join(parts)}"
     found = {name: value for name, value in vars(result).items() if hasattr(value, "low") and hasattr(value, "high")}
-    parts = [f"{name} {v.value:.4g} [{v.low:.4g}, {v.high:.4g}]" for name, v in found.items()]
-    parts = parts or [f"{h.name} {h.value:.4g}{f' {h.unit}' if h.unit else ''}" for h in headlines(result)]
+    parts = [f"{name} {_within(v)}" for name, v in found.items()]
+    parts = parts or [f"{h.name} {_within(h)}{f' {h.unit}' if h.unit else ''}" for h in headlines(result)]
     return f": {', '.join(parts)}" if parts else ""
+
+
+def _within(number: Headline | Estimate) -> str:
+    """Return a number with its interval, where it has one."""
+    ends = "" if number.low is None or number.high is None else f" [{number.low:.4g}, {number.high:.4g}]"
+    return f"{number.value:.4g}{ends}"

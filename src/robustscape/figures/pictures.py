@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -180,14 +181,19 @@ def _plane(ax: Any, plot: Plot, plane: Plane) -> None:
     scale = {"vmin": plane.lowest, "vmax": plane.highest, "cmap": "viridis"}
     if plane.form == "surface":
         x, y = np.meshgrid(plane.x, plane.y)
-        ax.plot_surface(x, y, plane.z, rcount=100, ccount=100, linewidth=0, antialiased=True, **scale)
+        with warnings.catch_warnings():  # of holes, which are meant
+            warnings.filterwarnings("ignore", message="Z contains NaN", category=UserWarning)
+            ax.plot_surface(x, y, plane.z, rcount=100, ccount=100, linewidth=0, antialiased=True, **scale)
         ax.set_zlim(plane.lowest, plane.highest)
         ax.set(xlabel="α", ylabel="β", zlabel=plot.z)  # beside the contours, which say what α and β are
         ax.tick_params(labelsize=5, pad=-2)
         return
     levels = MaxNLocator(12).tick_values(plane.lowest, plane.highest)
-    filled = ax.contourf(plane.x, plane.y, plane.z, levels=levels, cmap="viridis")
-    ax.contour(plane.x, plane.y, plane.z, levels=levels, colors="white", linewidths=0.3)
+    z = np.ma.masked_invalid(plane.z)
+    with warnings.catch_warnings():  # of a level that few heights beside holes reach
+        warnings.filterwarnings("ignore", message="No contour levels were found", category=UserWarning)
+        filled = ax.contourf(plane.x, plane.y, z, levels=levels, cmap="viridis")
+        ax.contour(plane.x, plane.y, z, levels=levels, colors="white", linewidths=0.3)
     ax.get_figure().colorbar(filled, ax=ax, label=plot.z)
     if len(plane.path):
         ax.plot(*plane.path.T, color="white", marker=".", markersize=3, linewidth=1)

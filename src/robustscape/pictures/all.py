@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from robustscape.config import files
 from robustscape.pictures import epochs, training
 from robustscape.pictures.plot import Kind, Picture
+from robustscape.relations import measured_alike
 from robustscape.runs import RunFolder, checkpoints, grouped, labels
 
 
@@ -45,16 +46,20 @@ def shown(folders: Sequence[RunFolder], *, every: bool = False) -> list[Shown]:
         names = checkpoints(folders, stem)
         kept = [name for name in names if not name.startswith("epoch-")] or list(names[-1:])
         for checkpoint in kept if every else kept[:1]:
-            results = grouped(folders, f"{stem}-{checkpoint}")
+            results, others = measured_alike(grouped(folders, f"{stem}-{checkpoint}"))
             picture = importlib.import_module(f"{__package__}.{measure}").picture(results)
             if picture is not None:
+                care = f"measured otherwise, or of other layers, and left out: {others}" if others else ""
+                picture = replace(picture, care=(care, *picture.care))
                 counts = {label: len(of) for label, of in results.items()}
                 found.append(Shown(stem=stem, measure=measure, checkpoint=checkpoint, picture=picture, runs=counts))
     order = get_args(Kind)
     found = sorted(found, key=lambda each: (order.index(each.picture.kind), each.stem))
-    counts = {label: sum(folder.label == label for folder in folders) for label in labels(folders)}
     for name, through in (("epochs", epochs.picture(folders)), ("training", training.picture(folders))):
         if through is not None:
+            drawn = {trace.group for plot in through.plots for trace in plot.traces}
+            those = [folder.label for folder in folders if folder.group in drawn]
+            counts = {label: those.count(label) for label in labels(folders)}
             found.insert(0, Shown(stem=name, measure=name, checkpoint="", picture=through, runs=counts))
     return found
 

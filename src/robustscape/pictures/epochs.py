@@ -51,20 +51,20 @@ def _epochs(folder: RunFolder) -> dict[str, tuple[list[int], list[Any]]]:
 
 def _numbers(folders: Sequence[RunFolder], found: Sequence[tuple[list[int], list[Any]] | None]) -> Plot | None:
     """Return the first number of a measure against the epoch, a line a run."""
-    traces, name, unit = [], "", ""
-    for folder, of in zip(folders, found, strict=True):
-        shown = [(epoch, main[0]) for epoch, r in zip(*of, strict=True) if (main := headlines(r))] if of else []
-        shown = [(epoch, number) for epoch, number in shown if number.name == (name or number.name)]
+    of = [of or ([], []) for of in found]
+    main = next((numbers[0] for _, results in of for result in results if (numbers := headlines(result))), None)
+    if main is None:
+        return None
+    traces, name, unit = [], main.name, main.unit
+    for folder, (epochs, results) in zip(folders, of, strict=True):
+        shown = [(epoch, n) for epoch, r in zip(epochs, results, strict=True) for n in headlines(r) if n.name == name]
         if shown:
-            name, unit = shown[0][1].name, shown[0][1].unit
             numbers: list[Headline] = [number for _, number in shown]
             low, high = (np.array([getattr(n, end) for n in numbers], dtype=float) for end in ("low", "high"))
             ends = (low, high) if np.isfinite(low).any() else (None, None)
             x, y = np.array([float(epoch) for epoch, _ in shown]), np.array([n.value for n in numbers])
             label = f"{folder.label}, seed {folder.seed}"
             traces.append(Trace(name=label, group=folder.group, x=x, y=y, low=ends[0], high=ends[1]))
-    if not traces:
-        return None
     return Plot(title=name, x="epoch", y=f"{name}, {unit}" if unit else name, traces=tuple(traces))
 
 

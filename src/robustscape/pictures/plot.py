@@ -56,7 +56,7 @@ class Plane:
         group: Number of its group.
         x: (P,), positions.
         y: (B,), positions.
-        z: (B, P), values, finite.
+        z: (B, P), values; NaN leaves a hole.
         lowest: End of the scale of colours and heights, the same for all planes that are shown together.
         highest: Its other end.
         path: (T, 2), points of a path in the plane; none where T is 0.
@@ -142,8 +142,10 @@ def first(found: Mapping[str, Sequence[_Result]]) -> _Result:
 
 
 def alike(found: Mapping[str, Sequence[_Result]], key: Callable[[_Result], Any]) -> dict[str, list[_Result]]:
-    """Return, of each group, the results that were measured as its first was: those of one key."""
-    return {label: [r for r in results if key(r) == key(results[0])] for label, results in found.items()}
+    """Return the results that can be drawn together: those of the key that most have, of several the first's."""
+    keys = [key(result) for results in found.values() for result in results]
+    usual = max(keys, key=keys.count)
+    return {label: [r for r in results if key(r) == usual] for label, results in found.items()}
 
 
 def words(found: Mapping[str, Sequence[_Result]], of: Callable[[_Result], str]) -> str:

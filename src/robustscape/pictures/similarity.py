@@ -28,13 +28,14 @@ def picture(found: Mapping[str, Sequence[SimilarityResult]]) -> Picture:
     found = alike(found, lambda r: (r.directions, tuple(r.position)))
     one = first(found)
     x = "distance a, L2 length" if one.normalisation == "unit" else "distance a, in lengths of the direction"
-    similar, wrong = [], []
+    similar, wrong, clean = [], [], []
     for group, label, results in runs(found):
         similar += [*_level(label, group, results)]
         for row, name in enumerate(one.directions):
             similar += _curve(f"{label}, {name}", group, results, row)
-            errors = [100 * r.robust_error[row].mean(axis=-1) for r in results]
-            wrong.append(mean(f"{label}, {name}", group, one.position, errors, style=_style(name)))
+            for of, lines in (("robust_error", wrong), ("clean_error", clean)):
+                errors = [100 * getattr(r, of)[row].mean(axis=-1) for r in results]
+                lines.append(mean(f"{label}, {name}", group, one.position, errors, style=_style(name)))
     least = 100 * (1 - one.least_accuracy)
     title, levels = "Robust error at both ends", ((least, f"robust accuracy {100 * one.least_accuracy:.0f} %"),)
     return Picture(
@@ -45,12 +46,13 @@ def picture(found: Mapping[str, Sequence[SimilarityResult]]) -> Picture:
         plots=(
             Plot(title="Similarity", x=x, y="cosine of the perturbations", traces=tuple(similar), log="x"),
             Plot(title=title, x=x, y="robust error, %", traces=tuple(wrong), log="x", levels=levels),
+            Plot(title="Clean error at both ends", x=x, y="clean error, %", traces=tuple(clean), log="x"),
         ),
         keys=(("solid", "random direction"), ("dash", "eigenvector"), ("dot", "at the same weights"),
               ("hollow", "broken down")),
         how=(
             words(found, _how),
-            f"eigenvalues, {values}" if (values := each(found, _eigenvalues)) else "",
+            f"eigenvalues (adversarial inputs held), {values}" if (values := each(found, _eigenvalues)) else "",
             seeds(found, alone="two standard errors over examples"),
         ),
         care=(

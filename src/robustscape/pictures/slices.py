@@ -167,7 +167,8 @@ def _own(found: Mapping[str, Sequence[SliceResult]], along: str, number: int) ->
             if len(at):
                 y = r.full_robust_loss[number, at]
                 traces.append(Trace(name=f"{label}, full attack", group=group, x=r.alpha[at], y=y, style="dots"))
-            known += [f"{r.facts.eigenvalues[number]:.3g}"] if r.facts.eigenvalues else []
+            held = ", inputs held" if along == "hessian" else ""
+            known += [f"{r.facts.eigenvalues[number]:.3g}{held}"] if r.facts.eigenvalues else []
             known += [f"{100 * r.facts.explained[number]:.0f} %"] if r.facts.explained else []
     what = "Component" if along == "path" else "Eigenvector"
     title = f"{what} {number + 1}" + (f" ({', '.join(dict.fromkeys(known))})" if len(known) == 1 else "")

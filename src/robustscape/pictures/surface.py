@@ -59,9 +59,7 @@ def _care(results: Sequence[SurfaceResult]) -> tuple[str, ...]:
     moves = any(r.facts.along != "random" or r.scheme == "none" for r in results)
     return (
         "a plane is a small part of the space: what is level here may be steep elsewhere",
-        "where the loss overflows it is drawn at the top of the scale"
-        if any(r.overflowed.any() for r in results)
-        else "",
+        "holes are where the loss overflows" if any(r.overflowed.any() for r in results) else "",
         "" if all(all(r.facts.converged) for r in results) else "some eigenvectors did not converge",
         RESCALED if moves else "",
     )
@@ -80,7 +78,7 @@ def _plot(
         group=group,
         x=r.alpha,
         y=r.beta,
-        z=np.where(np.isfinite(r.robust_loss), r.robust_loss, ends[1]),
+        z=np.where(np.isfinite(r.robust_loss), r.robust_loss, np.nan),
         lowest=ends[0],
         highest=ends[1],
         path=np.array(r.facts.path, dtype=float).reshape(-1, 2),

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from robustscape.display import eps_words
 from robustscape.evaluation.result import Evaluation
+from robustscape.relations import measured_alike
 from robustscape.report.layout import GAP, blocks
 from robustscape.report.quantities import Quantity, flatness, gap, mean, number, percent
 from robustscape.runs import RunFolder, evaluation_files, grouped, labels
@@ -47,13 +48,14 @@ def summary(folders: Sequence[RunFolder]) -> Table:
     """Return one row a group: errors, gap, flatness, seconds of training, n and seeds.
 
     The errors are those on the test images; the gap is robust error on test minus on train, at the last
-    epoch. A checkpoint that was selected on test gets a column of its own, that says so.
+    epoch. A checkpoint that was selected on test gets a column of its own, that says so. Flatness that was measured
+    otherwise than most is left out.
     """
     last = grouped(folders, "evaluation-last-test")
     chosen = grouped(folders, "evaluation-best-test")
     on_test = grouped(folders, "evaluation-best_on_test-test")
     both = grouped(folders, "evaluation-last-test", "evaluation-last-train")
-    flat = grouped(folders, "flatness-last")
+    flat, _ = measured_alike(grouped(folders, "flatness-last"))
     columns: dict[Column, list[Cell]] = {
         Column(name="Method"): list(labels(folders)),
         Column(name="Clean error", unit="%"): [percent([e.clean_error for e in last[g]]) for g in last],
