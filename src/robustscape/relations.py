@@ -240,7 +240,7 @@ def _judged_by(of: Evaluation) -> str:
     return repr((of.norm, of.eps, of.attack, of.classes, of.provenance.data, of.index.tobytes()))
 
 
-def measured_alike(found: Mapping[str, Sequence[Any]]) -> tuple[dict[str, Sequence[Any]], str]:
+def measured_alike(found: Mapping[str, Sequence[Any]]) -> tuple[dict[str, list[Any]], str]:
     """Return the largest set of results that can be shown together, and in words what this leaves out, "" for nothing.
 
     They share settings, split, number of images and layers; threat models and data sets may differ.

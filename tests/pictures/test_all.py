@@ -44,7 +44,13 @@ def spectrum(*coordinates, model):
         n=10,
         split="test",
         provenance=provenance(
-            seconds=1.0, device=torch.device("cpu"), precision="float32", seed=0, model=model, data="digits", settings=settings
+            seconds=1.0,
+            device=torch.device("cpu"),
+            precision="float32",
+            seed=0,
+            model=model,
+            data="digits",
+            settings=settings,
         ),
     )
 
