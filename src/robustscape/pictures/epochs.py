@@ -52,7 +52,7 @@ def _epochs(folder: RunFolder) -> dict[str, tuple[list[int], list[Any]]]:
 def _numbers(folders: Sequence[RunFolder], found: Sequence[tuple[list[int], list[Any]] | None]) -> Plot | None:
     """Return the first number of a measure against the epoch, a line a run."""
     of = [of or ([], []) for of in found]
-    main = next((numbers[0] for _, results in of for result in results if (numbers := headlines(result))), None)
+    main = next((there[0] for _, results in of for result in results if (there := headlines(result))), None)
     if main is None:
         return None
     traces, name, unit = [], main.name, main.unit
