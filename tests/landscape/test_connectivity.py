@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -215,3 +216,36 @@ def test_contract_another_network_that_changes_on_the_way_is_refused(tmp_path):
     stored(fitted(conv()), path)
     with pytest.raises(BadInput, match="changed while"):
         list(steps)
+
+
+def test_contract_files_of_other_data_or_networks_are_refused(tmp_path):
+    """A file says what it is by its header, and where it lies in its run by that."""
+
+    def file(name, *, data="data.mnist:MNIST", activation="relu", classes=("a", "b", "c"), run=True):
+        path = tmp_path / name / "checkpoints" / "last.safetensors"
+        network = {"type": "models.lenet:LeNet", "activation": activation}
+        about = {"image": [1, 4, 4], "classes": classes}
+        save_weights(conv(), path, about | {"architecture": network, "epoch": 1})
+        if run:
+            plain = {"run": {"data": {"type": data}, "model": network}, "name": name, "schema": 2, "provenance": {}}
+            (tmp_path / name / "run.json").write_text(json.dumps(plain | about))
+        return str(path)
+
+    mine = file("mine")
+    settings = Connectivity(**QUICK | {"order": 1}, other=file("same"))
+    fashion = "data.fashion_mnist:FashionMNIST"
+    for name in (mine, f"{tmp_path / 'mine'}, last"):
+        made = looked_at(conv(), model_name=name, classes=("a", "b", "c"))
+        assert measure(settings, made).length.tolist() == [0.0]
+        for other, says in (
+            (file("classes", classes=("d", "e", "f"), run=False), "3 classes .* another data set"),
+            (file("data", data=fashion), "another data set: type is data.fashion"),
+            (file("network", activation="silu", run=False), "another network: activation is silu, here relu"),
+        ):
+            with pytest.raises(BadInput, match=says):
+                measure(replace(settings, other=other), made)
+    # of a network from elsewhere neither the names of its classes nor its data are known
+    from_elsewhere = looked_at(conv())
+    assert measure(settings, from_elsewhere).length.tolist() == [0.0]
+    with pytest.raises(BadInput, match=r"2 classes .* another data set"):
+        measure(replace(settings, other=file("fewer", classes=("a", "b"))), from_elsewhere)

@@ -17,7 +17,7 @@ from robustscape.linear.hessian import hessian as exact_hessian
 from robustscape.linear.logistic import AdversarialLogistic
 from robustscape.runtime import TRUTH
 from robustscape.streams import Streams
-from robustscape.types import BadInput, Diverged
+from robustscape.types import BadInput, Diverged, NotApplicable
 from robustscape.weights.space import shifted
 
 
@@ -211,3 +211,13 @@ def test_contract_says_what_cannot_be_meant():
     operator = HessianOperator(model, x, y)
     with pytest.raises(Diverged, match="not finite for 11 of 11 inputs"):
         operator(operator.like())
+
+
+def test_contract_a_model_that_nothing_moves_in_is_not_one_to_measure():
+    x, y = torch.rand(4, 1, 3, 3), torch.arange(4) % 3
+    with pytest.raises(NotApplicable, match="no parameters"):
+        hessian(subject(nn.Flatten(), x, y, runtime=TRUTH))
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(9)).eval()
+    with pytest.raises(NotApplicable, match=r"no filter whose norm is above 0.*did you mean layer"):
+        hessian(subject(model, x, y, runtime=TRUTH), coordinates="filter")
+    assert float(hessian(subject(model, x, y, runtime=TRUTH), coordinates="layer")(torch.ones(18)).norm()) > 0

@@ -12,7 +12,7 @@ from robustscape.evaluation.subject import subject
 from robustscape.landscape.pac_bayes import PACBayes
 from robustscape.landscape.runner import measure
 from robustscape.runtime import TRUTH
-from robustscape.types import BadInput
+from robustscape.types import BadInput, Diverged
 from robustscape.weights.rescaling import before_normalisation
 from robustscape.weights.space import select
 
@@ -139,3 +139,10 @@ def test_contract_refuses_what_cannot_be_meant():
             PACBayes(**change)
     with pytest.raises(BadInput, match="for 5 training examples, but 9 are measured"):
         measure(PACBayes(attack=ATTACK, training_examples=5), looked_at(Logistic(1.0)))
+
+
+@pytest.mark.parametrize("alphas", [(1e-3, 1e306), (1e306, 1e-3)])
+def test_contract_says_where_the_loss_is_not_finite(alphas):
+    made = looked_at(Logistic(1e3, 1e3))
+    with pytest.raises(Diverged, match=r"^at alpha 1e\+306: .* not finite .*; a smaller alpha\?$"):
+        measure(PACBayes(attack=ATTACK, alphas=alphas, samples=2), made)

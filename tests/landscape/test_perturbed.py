@@ -110,6 +110,27 @@ def test_contract_refuses_what_cannot_be_meant():
             Perturbed(**change)
 
 
-def test_contract_says_where_the_loss_is_not_finite():
-    with pytest.raises(Diverged, match="not finite"):
-        measure(Perturbed(attack=ATTACK, adversarial=(), random=(1e300,)), looked_at(1e10, 1e10))
+@pytest.mark.parametrize("together", [True, False])
+def test_contract_says_where_the_loss_is_not_finite(together):
+    one = looked_at(1e10, 1e10)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2)).double() if together else one.model
+    with torch.no_grad():
+        next(model.parameters()).fill_(1e10)
+    made = subject(model, one.x, one.y, batch=4, runtime=TRUTH)
+    settings = Perturbed(attack=ATTACK, adversarial=(), random=(0.1, 1e308), samples=2)
+    assert (settings.at_once(made) > 1) == together
+    with pytest.raises(Diverged, match=r"^at gamma 1e\+308: .* not finite for . of 4 inputs; a smaller gamma\?$"):
+        measure(settings, made)
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.inf)
+    with pytest.raises(Diverged, match=r"^the model's loss is not finite"):
+        measure(settings, made)
+
+
+def test_contract_says_where_an_adversary_of_the_weights_is_lost(monkeypatch):
+    def lost(self, names):
+        raise Diverged("the gradient is not finite")
+
+    monkeypatch.setattr("robustscape.landscape.perturbed._Robust.gradient", lost)
+    with pytest.raises(Diverged, match=r"^at gamma 0.02: the gradient is not finite; a smaller gamma"):
+        measure(Perturbed(attack=ATTACK, adversarial=(0.02,), random=()), looked_at(1.5, -0.5))

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,8 +13,12 @@ from robustscape.evaluation.subject import subject
 from robustscape.landscape.operator import worst_inputs
 from robustscape.landscape.runner import measure
 from robustscape.landscape.similarity import Similarity
+from robustscape.pictures.plot import sentences
+from robustscape.pictures.similarity import picture
+from robustscape.results import load, save
+from robustscape.runtime import TRUTH
 from robustscape.streams import Streams
-from robustscape.types import BadInput
+from robustscape.types import BadInput, Diverged, NotApplicable
 
 L2 = ThreatModel(norm="l2", eps=0.05)
 LINF = ThreatModel(eps=0.05)
@@ -160,3 +165,47 @@ def test_contract_points_taken_together_are_those_taken_alone_whatever_the_batch
 def test_contract_settings_that_cannot_be_meant_are_refused(wrong, says):
     with pytest.raises(BadInput, match=says):
         Similarity(**wrong)
+
+
+def wide():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.ReLU(), nn.Linear(4, 2))
+    x = torch.rand(6, 1, 3, 3, generator=torch.Generator().manual_seed(1))
+    return subject(model, x, torch.arange(6) % 2, batch=4, runtime=TRUTH)
+
+
+def test_contract_a_step_so_long_that_the_loss_overflows_is_marked(tmp_path):
+    settings = Similarity(attack=FGSM(threat=LINF), eigenvectors=0, positions=(0.01, 1e30, 1e39))
+    found = measure(settings, wide())
+    assert found.overflowed.tolist() == [[False, True, True]]
+    alone = measure(replace(settings, positions=(0.01,)), wide())
+    for name in ("similarity", "sign_similarity", "zero", "standard_error", "clean_error", "robust_error"):
+        values = getattr(found, name)
+        assert np.isnan(values[:, 1:]).all() and np.array_equal(values[:, :1], getattr(alone, name)), name
+    assert not found.trusted[0, 1:].any()
+    again = load(save(found, tmp_path / "similarity.json"))
+    np.testing.assert_array_equal(again.robust_error, found.robust_error)
+    assert "the loss overflows" in sentences(picture({"AT": [again]}).care)
+    assert "the loss overflows" not in sentences(picture({"AT": [alone]}).care)
+    hollow = [trace for trace in picture({"AT": [again]}).plots[0].traces if trace.style == "hollow"]
+    assert all(np.isfinite(trace.y).all() for trace in hollow)
+    made = wide()
+    with torch.no_grad():
+        made.model[1].weight.fill_(1e38)
+    with pytest.raises(Diverged):
+        measure(settings, made)
+
+
+def test_contract_a_file_without_the_newer_field_is_read(tmp_path):
+    path = save(measure(Similarity(attack=FGSM(threat=LINF), eigenvectors=0), wide()), tmp_path / "similarity.json")
+    document = json.loads(path.read_text())
+    del document["result"]["overflowed"]
+    path.write_text(json.dumps(document))
+    assert load(path).overflowed.size == 0
+    assert "the loss overflows" not in sentences(picture({"AT": [load(path)]}).care)
+
+
+def test_contract_a_network_without_filters_has_no_filter_normalised_direction():
+    settings = Similarity(attack=FGSM(threat=LINF), eigenvectors=0, normalisation="filter")
+    with pytest.raises(NotApplicable, match="no filter"):
+        measure(settings, looked_at())  # its weights have one dimension

@@ -17,7 +17,7 @@ from robustscape.results import load, save
 from robustscape.runtime import TRUTH
 from robustscape.streams import Streams
 from robustscape.training.checkpoints import save_weights
-from robustscape.types import BadInput, Diverged
+from robustscape.types import BadInput, Diverged, NotApplicable
 
 
 class Linear2(nn.Module):
@@ -268,6 +268,8 @@ def test_contract_a_slice_so_wide_that_the_loss_overflows_is_marked(examples):
     assert found.overflowed.tolist() == [[True, True, False, True, True]] * 2
     assert np.isinf(found.robust_loss[found.overflowed]).all() and np.isnan(found.robust_error[found.overflowed]).all()
     assert np.isfinite(found.robust_loss[:, 2]).all() and found.bias is None
+    beyond = measure(replace(settings, width=1e39), made)  # beyond float32 itself
+    assert np.array_equal(beyond.overflowed, found.overflowed)
     large = measure(replace(settings, width=1e6), made)  # large is not too large
     assert not large.overflowed.any() and large.robust_loss.max() > 1e6
     with torch.no_grad():
@@ -286,3 +288,65 @@ def test_contract_a_file_without_the_newer_fields_is_read(tmp_path):
     again = load(path)
     assert again.examples == "retaken at every point" and again.facts.along == "random" and again.bias is None
     np.testing.assert_array_equal(again.robust_loss, found.robust_loss)
+
+
+def others(folder, numbers):
+    """Save checkpoints of the network of ``curved`` elsewhere in weight space, and the last of them as the last."""
+    for number in numbers:
+        there, g = curved().model, torch.Generator().manual_seed(number)
+        with torch.no_grad():
+            for value in there.parameters():
+                value.add_(torch.randn(value.shape, generator=g, dtype=value.dtype))
+        for name in (f"epoch-{number:04d}", "last"):
+            save_weights(there, folder / "checkpoints" / f"{name}.safetensors", {})
+
+
+@pytest.mark.parametrize(("along", "directions"), [("other", 1), ("path", 6)])
+def test_contract_other_weights_that_change_on_the_way_are_refused(tmp_path, along, directions):
+    made, partial = curved(), tmp_path / "partial"
+    others(tmp_path / "run", range(6))
+    settings = Slice(attack=SHORT, along=along, other=str(tmp_path / "run"), positions=3, directions=directions)
+    steps = measuring(settings, made, partial=partial)
+    assert next(step for step in steps if step[0] == 1)[1] > 1
+    steps.close()
+    others(tmp_path / "run", [6])
+    with pytest.raises(BadInput, match=r"changed while it was measured; remove the .partial"):
+        measure(settings, made, partial=partial)
+    partial.unlink()
+    assert np.isfinite(measure(settings, made, partial=partial).robust_loss).all()
+
+
+def test_contract_a_path_of_another_data_set_is_refused(tmp_path):
+    made = curved()
+    others(tmp_path, [0])
+    plain = {"run": {}, "name": "", "image": [3, 3, 3], "classes": ["0", "1", "2"], "provenance": {}, "schema": 2}
+    (tmp_path / "run.json").write_text(json.dumps(plain))
+    with pytest.raises(BadInput, match="another data set"):
+        measure(Slice(attack=SHORT, along="path", other=str(tmp_path), positions=3, directions=1), made)
+
+
+def without_filters():
+    """A network of parameters of one dimension, w times x plus b."""
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.b = (nn.Parameter(torch.tensor(values)) for values in ([1.0, -2.0], [0.1, 0.2]))
+
+        def forward(self, x):
+            return x.flatten(1)[:, :2] * self.w + self.b
+
+    return subject(Scaled(), torch.rand(4, 1, 3, 3), torch.arange(4) % 2, runtime=TRUTH)
+
+
+def test_contract_a_network_without_filters_is_not_reported_as_flat():
+    made, settings = without_filters(), Slice(attack=SHORT, positions=3, directions=1)
+    with pytest.raises(NotApplicable, match=r"no filter whose norm is above 0.*did you mean layer"):
+        measure(settings, made)
+    found = measure(replace(settings, scheme="layer"), made)
+    assert found.direction_norm[0] > 0 and np.ptp(found.clean_loss) > 0
+    with torch.no_grad():
+        for value in made.model.parameters():
+            value.zero_()
+    with pytest.raises(NotApplicable, match="no layer whose norm is above 0"):
+        measure(replace(settings, scheme="layer"), made)

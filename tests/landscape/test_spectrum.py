@@ -15,7 +15,7 @@ from robustscape.landscape.runner import measure
 from robustscape.landscape.spectrum import Spectrum, top
 from robustscape.results import load, save
 from robustscape.runtime import TRUTH
-from robustscape.types import BadInput
+from robustscape.types import BadInput, NotApplicable
 
 ATTACK = PGD(threat=ThreatModel(eps=0.05), steps=3, result="best_loss")
 
@@ -179,3 +179,16 @@ def test_reference_hessian_eigenthings():
     peer = things.lanczos(operator, k=5, max_iter=60, reorthogonalize=True, which="LA", seed=0)
     values = torch.as_tensor(peer.eigenvalues).sort(descending=True).values
     torch.testing.assert_close(found.top.values, values.double(), rtol=1e-6, atol=0)
+
+
+def test_closed_form_random_weights_of_normalisation_alone_are_new_ones():
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(9)).double().eval()
+    with torch.no_grad():
+        model[1].weight.fill_(3)
+    x = torch.rand(6, 1, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    made = subject(model, x, torch.arange(6) % 3, runtime=TRUTH)
+    found = measure(Spectrum(attack=None, k=2, coordinates=("raw",), random_weights=2), made)
+    new = F.cross_entropy(x.flatten(1) / (1 + model[1].eps) ** 0.5, made.y).item()
+    assert found.random_losses[0] == pytest.approx([new] * 2, rel=1e-12)
+    with pytest.raises(NotApplicable, match="no filter"):
+        measure(Spectrum(attack=None, k=2, coordinates=("filter",)), made)

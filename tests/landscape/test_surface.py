@@ -9,13 +9,13 @@ from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
 from robustscape.evaluation.judging import performance
 from robustscape.evaluation.subject import subject
-from robustscape.landscape.runner import measure
+from robustscape.landscape.runner import measure, measuring
 from robustscape.landscape.surface import Surface
 from robustscape.results import load, save
 from robustscape.runtime import TRUTH
 from robustscape.streams import Streams
 from robustscape.training.checkpoints import save_weights
-from robustscape.types import BadInput, Diverged
+from robustscape.types import BadInput, Diverged, NotApplicable
 
 SHORT = PGD(threat=ThreatModel(eps=0.05), steps=9, result="best_loss")  # crosses the whole ball
 
@@ -166,3 +166,24 @@ def test_contract_a_surface_so_wide_that_the_loss_overflows_is_marked():
 def test_contract_settings_that_cannot_be_meant_are_refused(wrong, says):
     with pytest.raises(BadInput, match=says):
         Surface(**wrong)
+
+
+def test_contract_other_weights_that_change_on_the_way_are_refused(tmp_path):
+    made, path, partial = curved(), tmp_path / "there.safetensors", tmp_path / "partial"
+    save_weights(curved(seed=3).model, path, {})
+    settings = Surface(attack=SHORT, along="other", other=str(path), positions=3)
+    steps = measuring(settings, made, partial=partial)
+    assert next(step for step in steps if step[0] == 1) == (1, 3)
+    steps.close()
+    save_weights(curved(seed=4).model, path, {})
+    with pytest.raises(BadInput, match="changed while"):
+        measure(settings, made, partial=partial)
+
+
+def test_contract_a_network_without_filters_is_not_reported_as_flat():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 3))
+    made = subject(model, torch.rand(4, 1, 3, 3), torch.arange(4) % 3, runtime=TRUTH)
+    with torch.no_grad():
+        model[1].weight.zero_()
+    with pytest.raises(NotApplicable, match="no filter"):
+        measure(Surface(attack=SHORT, positions=3), made)

@@ -136,3 +136,13 @@ def test_contract_starts_that_cannot_be_meant_are_refused(tmp_path):
     }.items():
         with pytest.raises(BadInput, match=says):
             Weights(start=str(tmp_path / name)).at(made, "layers")
+
+
+def test_contract_a_start_of_another_data_set_is_refused(tmp_path):
+    made = looked_at(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))
+    about = {"architecture": {"type": "x:X"}, "image": [1, 4, 4], "classes": ["0", "1", "2"]}
+    for name, changes in {"same": {}, "other": {"image": [4, 2, 2]}}.items():
+        save_weights(made.model, tmp_path / f"{name}.safetensors", about | changes)
+    assert measure(Weights(start=str(tmp_path / "same.safetensors")), made).whole_distance == 0
+    with pytest.raises(BadInput, match=r"start=.*another data set"):
+        measure(Weights(start=str(tmp_path / "other.safetensors")), made)

@@ -16,7 +16,7 @@ from robustscape.data.batches import Loader
 from robustscape.objectives.at import AT
 from robustscape.runtime import TRUTH
 from robustscape.training.averaging import average_of, update_average
-from robustscape.training.checkpoints import digest, load_state, save_state, save_weights
+from robustscape.training.checkpoints import digest, load_state, read_metadata, save_state, save_weights
 from robustscape.training.log import EpochLog, TrainingLog, read_log, write_log
 from robustscape.training.loop import Epoch, Step, fit, start
 from robustscape.training.optimizers.adam import Adam
@@ -246,6 +246,21 @@ def test_contract_a_checkpoint_loads_without_robustscape(tmp_path):
     assert digest(other) == digest(net)
     with safetensors.safe_open(tmp_path / "w.safetensors", framework="pt") as file:
         assert json.loads(file.metadata()["robustscape"]) == {"architecture": {"a": 1}}
+
+
+def test_contract_metadata_are_read_back_and_those_of_others_are_none(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights(_net(), path, {"architecture": {"a": 1}})
+    assert read_metadata(path) == {"architecture": {"a": 1}}
+    for metadata in (None, {"format": "pt"}, {"robustscape": "[1]"}):
+        safetensors.torch.save_file({"w": torch.ones(1)}, path, metadata=metadata)
+        assert read_metadata(path) == {}
+    safetensors.torch.save_file({"w": torch.ones(1)}, path, metadata={"robustscape": "{"})
+    with pytest.raises(BadInput, match="not JSON"):
+        read_metadata(path)
+    path.write_bytes(b"no")
+    with pytest.raises(BadInput, match="cut short"):
+        read_metadata(path)
 
 
 def test_contract_equal_weights_give_equal_bytes(tmp_path):

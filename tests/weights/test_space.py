@@ -114,3 +114,12 @@ def test_closed_form_an_unused_parameter_has_gradient_zero():
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     slope = gradient(net[0](torch.ones(1, 2)).sum(), net, ["1.weight"])
     assert torch.equal(slope["1.weight"], torch.zeros(2, 2))
+
+
+def test_contract_a_scale_beyond_the_range_of_the_weights_is_infinite():
+    model = nn.Linear(2, 1)
+    before = model.weight.detach().clone()
+    for sign in (1, -1):
+        with shifted(model, {"weight": torch.tensor([[1.0, -2.0]])}, sign * 1e39):
+            assert model.weight.tolist() == [[sign * float("inf"), -sign * float("inf")]]
+        assert torch.equal(model.weight, before)

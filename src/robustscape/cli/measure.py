@@ -241,7 +241,7 @@ def _cares(result: object) -> list[str]:
     found = [f"eigenvalues that did not converge: {'; '.join(lacking)}"] if (lacking := unconverged(result)) else []
     overflowed = getattr(result, "overflowed", None)
     if overflowed is not None and overflowed.any():
-        found.append(f"the loss overflows at {overflowed.sum()} of {overflowed.size} points; a smaller width?")
+        found.append(f"the loss overflows at {overflowed.sum()} of {overflowed.size} points; nearer ones?")
     return found
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from robustscape.evaluation.judging import columns
 from robustscape.evaluation.together import Tags, columns_at
-from robustscape.types import Attack, Params, Plain, Subject
+from robustscape.types import Attack, Diverged, Params, Plain, Subject
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,6 +65,19 @@ def attacked(subject: Subject, attack: Attack, *tags: str | int) -> tuple[Losses
 def losses_at(subject: Subject, attack: Attack, vs: Sequence[Params], tags: Sequence[Tags]) -> list[Losses]:
     """Return ``losses`` at w + v for several v, none for w itself; see ``evaluation.together.columns_at``."""
     return [_losses(some) for some in columns_at(subject, attack, vs, tags)]
+
+
+@contextmanager
+def so_far(size: str, value: float) -> Iterator[None]:
+    """Run the block so that a loss in it that is not finite is said to be at one value of a size of the perturbation.
+
+    Raises:
+        Diverged: a loss is not finite: says the value.
+    """
+    try:
+        yield
+    except Diverged as error:
+        raise Diverged(f"at {size} {value:g}: {error}; a smaller {size}?") from None
 
 
 def _losses(some: Sequence[Tensor]) -> Losses:

@@ -10,11 +10,12 @@ from torch import Tensor
 from robustscape.attacks.threat import ThreatModel, per_example
 from robustscape.landscape._following import Differences, climbed, each_loss, flat_gradient
 from robustscape.landscape._implicit import Total
+from robustscape.landscape._losses import so_far
 from robustscape.landscape.flatness import t_interval
 from robustscape.landscape.lanczos import Eigenpairs, Extremes, Times, extremes
 from robustscape.landscape.operator import Coordinates, HessianOperator, hessian
 from robustscape.streams import Streams
-from robustscape.types import Diverged, Plain, Subject
+from robustscape.types import Plain, Subject
 from robustscape.weights.space import shifted
 
 _HELD = (1e-2, 100)  # relative residual of the held eigenvectors, and the most products for them
@@ -111,10 +112,8 @@ class Place:
         Raises:
             Diverged: a loss is not finite so far away.
         """
-        try:
+        with so_far("radius", h):
             return self._differences(v, h)
-        except Diverged as error:
-            raise Diverged(f"at radius {h:g}: {error}; a smaller radius?") from None
 
     def _differences(self, v: Tensor, h: float) -> dict[str, Plain]:
         held, subject = self.held(), self.subject

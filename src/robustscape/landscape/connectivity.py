@@ -13,7 +13,7 @@ from torch import Tensor
 from robustscape.attacks.pgd import PGD
 from robustscape.evaluation.judging import performance
 from robustscape.landscape._barriers import average, barrier, integral, mode_connectivity
-from robustscape.landscape._other import check_other
+from robustscape.landscape._other import check_other, check_unchanged
 from robustscape.landscape.alignment import aligned, shuffled
 from robustscape.landscape.curve import (
     CurveTraining,
@@ -286,8 +286,7 @@ class Connectivity:
         Raises:
             BadInput: the other network changed on the way.
         """
-        if len({value["weights"] for value in values}) > 1:
-            raise BadInput(f"{self.other} changed while it was measured; remove the .partial file and measure anew")
+        check_unchanged((value["weights"] for value in values), self.other)
         paths = self._paths()
         by_path: dict[str, dict[str, list[float]]] = {}
         for (name, _), value in zip(self.points(), values, strict=True):

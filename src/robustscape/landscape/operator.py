@@ -19,7 +19,7 @@ from robustscape.runtime.predicting import available, bytes_per_example, fitting
 from robustscape.runtime.ranks import world
 from robustscape.runtime.settings import exact_products
 from robustscape.types import Attack, BadInput, Diverged, Params, Subject
-from robustscape.weights.space import Scope, filter_norms, select
+from robustscape.weights.space import Scope, filter_norms, nothing_moves, select
 
 Coordinates: TypeAlias = Literal["raw", "layer", "filter"]
 """What a step of 1 is: 1 in every weight, or the L2 norm of the weight's layer or filter."""
@@ -60,7 +60,8 @@ class HessianOperator:
         weights: The parameters that it is about, by name.
 
     Raises:
-        BadInput: unknown coordinates, or the model has no parameters of that scope.
+        BadInput: unknown coordinates.
+        NotApplicable: the model has no parameters of that scope, or in these coordinates none that moves.
     """
 
     def __init__(
@@ -81,6 +82,8 @@ class HessianOperator:
         self.weights: Params = select(model, scope)
         self.size = sum(value.numel() for value in self.weights.values())
         self._scale = None if coordinates == "raw" else _units(self.weights, coordinates)
+        if coordinates != "raw" and self._scale is not None and not bool(self._scale.any()):
+            raise nothing_moves(model, coordinates)
         self._rows = [slice(first, min(first + batch, len(x))) for first in range(0, len(x), batch)]
         self._kept = len(self._rows) if kept is None else kept
         self._graphs: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
@@ -177,8 +180,10 @@ def hessian(
         coordinates: "raw", or relative to each "layer" or "filter".
 
     Raises:
-        BadInput: unknown coordinates, no parameters of that scope, or too little memory for a single example.
+        BadInput: unknown coordinates, or too little memory for a single example.
+        NotApplicable: no parameters of that scope, or in these coordinates none that moves.
     """
+    select(subject.model, scope)  # refuses a model without such parameters, of which there is no graph
     x = subject.x if x is None else x
     with modes.evaluating(subject.model):
         each = _GRAPH * bytes_per_example(subject.model, x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -11,11 +12,11 @@ import numpy as np
 
 from robustscape.attacks.pgd import PGD
 from robustscape.evaluation import together
-from robustscape.landscape._losses import losses_at, stored
+from robustscape.landscape._losses import losses_at, so_far, stored
 from robustscape.landscape.crossed import cells, half_width
 from robustscape.landscape.flatness import Estimate, t_interval
 from robustscape.streams import Streams
-from robustscape.types import Attack, BadInput, Params, Plain, Provenance, Subject
+from robustscape.types import Attack, BadInput, Diverged, Params, Plain, Provenance, Subject
 from robustscape.weights.space import gaussian, layer_norms, norm, select
 
 
@@ -169,8 +170,14 @@ class PACBayes:
         return {name: value * (alpha * lengths[name]) for name, value in u.items()}
 
     def at(self, subject: Subject, point: Plain) -> Plain:
-        """Return robust and clean error at w or under one draw, the robust one of cells of examples too."""
-        return self.several(subject, [point])[0]
+        """Return robust and clean error at w or under one draw, the robust one of cells of examples too.
+
+        Raises:
+            BadInput: more examples than ``training_examples``.
+            Diverged: a loss is not finite: says at which alpha.
+        """
+        with nullcontext() if point == "reference" else so_far("alpha", self.alphas[point[0]]):
+            return self._together(subject, [point])[0]
 
     def at_once(self, subject: Subject) -> int:
         """Return how many points ``several`` measures in one pass: more than 1 for narrow networks of matrices."""
@@ -181,8 +188,14 @@ class PACBayes:
 
         Raises:
             BadInput: more examples than ``training_examples``.
-            Diverged: a loss is not finite.
+            Diverged: a loss is not finite: says at which alpha.
         """
+        try:
+            return self._together(subject, points)
+        except Diverged:  # one of them: by itself it says which
+            return [self.at(subject, point) for point in points]
+
+    def _together(self, subject: Subject, points: Sequence[Plain]) -> list[Plain]:
         n, known = len(subject.x), self.training_examples
         if known is not None and known < n:
             raise BadInput(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -12,13 +13,13 @@ from torch import Tensor
 
 from robustscape.attacks.pgd import PGD
 from robustscape.evaluation import together
-from robustscape.landscape._losses import losses_at, stored
+from robustscape.landscape._losses import losses_at, so_far, stored
 from robustscape.landscape.crossed import cells, half_width, sizes
 from robustscape.landscape.directions.adversarial import HeldLoss
 from robustscape.landscape.flatness import Estimate, t_interval
 from robustscape.landscape.operator import worst_inputs
 from robustscape.streams import Streams
-from robustscape.types import Attack, BadInput, Params, Plain, Provenance, Subject
+from robustscape.types import Attack, BadInput, Diverged, Params, Plain, Provenance, Subject
 from robustscape.weights.awp import AWP
 from robustscape.weights.rwp import RWP
 
@@ -150,22 +151,41 @@ class Perturbed:
         """
         if point == "reference":
             return {}
-        kind, k, *sample = point
+        kind, _, *sample = point
         if kind == "awp":
-            return self._awp(self.adversarial[k])(subject.model, _Robust(subject, self.attack, self.name))
+            return self._awp(self._gamma(point))(subject.model, _Robust(subject, self.attack, self.name))
         rng = Streams(subject.seed, (self.name, "random", *sample))
-        return RWP(gamma=self.random[k])(subject.model, HeldLoss(subject, subject.x), rng=rng)
+        return RWP(gamma=self._gamma(point))(subject.model, HeldLoss(subject, subject.x), rng=rng)
 
     def at(self, subject: Subject, point: Plain) -> Plain:
-        """Return losses and errors at w or under one perturbation, the robust loss of cells of examples too."""
-        return self.several(subject, [point])[0]
+        """Return losses and errors at w or under one perturbation, the robust loss of cells of examples too.
+
+        Raises:
+            Diverged: a loss is not finite: says at which gamma.
+        """
+        with nullcontext() if point == "reference" else so_far("gamma", self._gamma(point)):
+            return self._together(subject, [point])[0]
 
     def at_once(self, subject: Subject) -> int:
         """Return how many points ``several`` measures in one pass: more than 1 for narrow networks of matrices."""
         return together.slots(subject, len(self.points()))
 
     def several(self, subject: Subject, points: Sequence[Plain]) -> list[Plain]:
-        """Return the values of several points, equal to those of ``at`` but for rounding."""
+        """Return the values of several points, equal to those of ``at`` but for rounding.
+
+        Raises:
+            Diverged: a loss is not finite: says at which gamma.
+        """
+        try:
+            return self._together(subject, points)
+        except Diverged:  # one of them: by itself it says which
+            return [self.at(subject, point) for point in points]
+
+    def _gamma(self, point: Plain) -> float:
+        kind, k, *_ = point
+        return (self.adversarial if kind == "awp" else self.random)[k]
+
+    def _together(self, subject: Subject, points: Sequence[Plain]) -> list[Plain]:
         shares = cells(len(subject.x), subject.seed)
         moves = [self.found(subject, point) for point in points]
         found = losses_at(subject, self.attack, moves, [(self.name,)] * len(points))

@@ -14,11 +14,21 @@ from robustscape.landscape._perturbations import compared
 from robustscape.landscape.lanczos import extremes
 from robustscape.landscape.operator import hessian, worst_inputs
 from robustscape.streams import Streams
-from robustscape.types import Attack, BadInput, Plain, Provenance, Subject
-from robustscape.weights.space import gaussian, norm, normalised, select
+from robustscape.types import Attack, BadInput, Diverged, Params, Plain, Provenance, Subject
+from robustscape.weights.space import gaussian, norm, normalised, nothing_moves, select
 
 _TOLERANCE, _MOST = 1e-2, 100
 """Relative residual of the eigenvectors, and the most products with the Hessian that they may take."""
+
+_FIELDS = (
+    "similarity",
+    "standard_error",
+    "start_error",
+    "sign_similarity",
+    "zero",
+    "clean_error",
+    "robust_error",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +42,13 @@ class SimilarityResult:
         eigenvalue: (D,), v's eigenvalue of the held adversarial Hessian, nats; NaN for random directions.
         converged: (D,), whether v is an eigenvector to a relative residual of 0.01; true for random directions.
         similarity: (D, P), cosine of the two perturbations of an example, mean over starts and examples; NaN where
-            there was none.
+            there was none, or where the loss overflowed.
         standard_error: (D, P), its standard error over examples, that over their starts included.
         start_error: (D, P), its standard error over starts alone; NaN for a single start.
         sign_similarity: (D, P), the same mean for the signs of the perturbations.
-        zero: (D, P), share of the pairs that were left out, since a perturbation was 0 and has no direction.
-        clean_error: (D, P, 2), fractions, at w + a v and at w - a v.
+        zero: (D, P), share of the pairs that were left out, since a perturbation was 0 and has no direction; NaN
+            where the loss overflowed.
+        clean_error: (D, P, 2), fractions, at w + a v and at w - a v; NaN as above.
         robust_error: (D, P, 2), fractions, by the worst of all starts and the clean input.
         trusted: (D, P), whether the robust accuracy at both is at least ``least_accuracy``; below, the network has
             broken down and the similarity says little.
@@ -56,6 +67,8 @@ class SimilarityResult:
         n: Number of examples.
         split: Which split they are from.
         provenance: Where it came from.
+        overflowed: (D, P), whether the loss of some example is not finite at w + a v or at w - a v; empty in files of
+            older versions.
     """
 
     directions: tuple[str, ...]
@@ -85,6 +98,7 @@ class SimilarityResult:
     n: int
     split: str
     provenance: Provenance
+    overflowed: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +176,8 @@ class Similarity:
 
         Raises:
             BadInput: more eigenvectors than there are parameters.
-            Diverged: a loss or a product with the Hessian is not finite.
+            NotApplicable: a random direction is 0: there is nothing in the network that it moves.
+            Diverged: a loss at w or a product with the Hessian is not finite.
         """
         moves = [point for point in points if point != "same weights"]
         needed = any(direction >= self.random for direction, _ in moves)
@@ -175,16 +190,25 @@ class Similarity:
             direction, position = point
             about = found[direction - self.random] if direction >= self.random else self._random(subject, direction)
             v = about["v"]
-            there = compared(subject, self.attack, self.starts, self.name, v, self.positions[position])
+            there = self._moved(subject, v, self.positions[position])
             about = {name: value for name, value in about.items() if name != "v"}
             values.append({**there, **about, "direction_norm": float(norm(v))})
         return values
+
+    def _moved(self, subject: Subject, v: Params, a: float) -> dict[str, Plain]:
+        """Return similarities and errors at w + a v and w - a v, None where the loss overflows."""
+        try:
+            return compared(subject, self.attack, self.starts, self.name, v, a)
+        except Diverged:
+            return dict.fromkeys(_FIELDS)
 
     def _random(self, subject: Subject, number: int) -> dict[str, Plain]:
         weights = select(subject.model, "all" if self.normalisation == "unit" else "layers")
         drawn = gaussian(weights, Streams(subject.seed, (self.name, "direction", number)))
         if self.normalisation != "unit":
             v = normalised(drawn, weights, self.normalisation)
+            if norm(v) == 0:
+                raise nothing_moves(subject.model, self.normalisation)
         else:
             length = norm(drawn)
             v = {name: value / length for name, value in drawn.items()}
@@ -205,7 +229,11 @@ class Similarity:
         """Put the points together."""
         *moved, same = values
         shape = (self.random + self.eigenvectors, len(self.positions))
-        robust_error = np.array([value["robust_error"] for value in moved]).reshape(*shape, 2)
+
+        def pairs(name: str) -> np.ndarray:
+            return np.array([value[name] or [math.nan] * 2 for value in moved], dtype=float).reshape(*shape, 2)
+
+        robust_error = pairs("robust_error")
 
         def grid(name: str) -> np.ndarray:
             return np.array([value[name] for value in moved], dtype=float).reshape(shape)  # None becomes NaN
@@ -224,7 +252,7 @@ class Similarity:
             start_error=grid("start_error"),
             sign_similarity=grid("sign_similarity"),
             zero=grid("zero"),
-            clean_error=np.array([value["clean_error"] for value in moved]).reshape(*shape, 2),
+            clean_error=pairs("clean_error"),
             robust_error=robust_error,
             trusted=1 - robust_error.max(axis=2) >= self.least_accuracy,
             least_accuracy=self.least_accuracy,
@@ -241,4 +269,5 @@ class Similarity:
             n=len(subject.x),
             split=subject.split,
             provenance=provenance,
+            overflowed=np.isnan(robust_error[..., 0]),
         )

@@ -12,6 +12,7 @@ import numpy as np
 from robustscape.attacks.pgd import PGD
 from robustscape.evaluation import together
 from robustscape.landscape._audit import audited, bias, table
+from robustscape.landscape._other import check_unchanged
 from robustscape.landscape.directions.family import Along, Direction, Facts, Family, Scheme
 from robustscape.landscape.flatness import Estimate
 from robustscape.landscape.lines import Examples, Line, Taking, along, retaken
@@ -229,13 +230,18 @@ class Slice:
         return audited(seed, self.name, off, self.audit)
 
     def collect(self, subject: Subject, values: Sequence[Plain], provenance: Provenance) -> SliceResult:
-        """Put the points together."""
+        """Put the points together.
+
+        Raises:
+            BadInput: other weights changed on the way.
+        """
         if self._singly():
             lines = [values[first : first + self.positions] for first in range(0, len(values), self.positions)]
             found = [line[0] for line in lines]
         else:
             found = [line for value in values for line in value]
             lines = [line["line"] for line in found]
+        check_unchanged((facts.get("weights") for facts in (found, values)[self._singly()]), self.other)
         robust, error = table(lines, "robust_loss", math.inf), table(lines, "robust_error", math.nan)
         full, full_error = (table(lines, name, math.nan) for name in ("full_loss", "full_error"))
         was_audited = self.examples != "retaken" and self.audit > 0

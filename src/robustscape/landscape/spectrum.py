@@ -282,7 +282,10 @@ def _plain(pairs: Eigenpairs) -> Plain:
 
 def _to_random(model: nn.Module, rng: Streams) -> Params:
     """Return the move from the weights to random ones; see ``Spectrum``."""
-    layers = select(model, "layers")
+    try:
+        layers = select(model, "layers")
+    except NotApplicable:  # normalisation alone
+        layers = Params()
     moves: Params = {}
     for name, value in select(model, "all").items():
         drawn = torch.full_like(value, float(name not in layers and name.endswith("weight")))

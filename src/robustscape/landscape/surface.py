@@ -13,6 +13,7 @@ import numpy as np
 
 from robustscape.attacks.pgd import PGD
 from robustscape.landscape._audit import audited, bias, table
+from robustscape.landscape._other import check_unchanged
 from robustscape.landscape.directions.family import Along, Direction, Facts, Family, Scheme
 from robustscape.landscape.flatness import Estimate
 from robustscape.landscape.lines import Examples, Line, Taking, along
@@ -205,7 +206,12 @@ class Surface:
         return Taking(attack=self.attack, examples=self.examples, steps=self.neighbour_steps, name=self.name)
 
     def collect(self, subject: Subject, values: Sequence[Plain], provenance: Provenance) -> SurfaceResult:
-        """Put the rows together."""
+        """Put the rows together.
+
+        Raises:
+            BadInput: other weights changed on the way.
+        """
+        check_unchanged((value["facts"][0].get("weights") for value in values), self.other)
         rows = [row for value in values for row in value["rows"]]
         found = values[0]["facts"]
         robust, error = table(rows, "robust_loss", math.inf), table(rows, "robust_error", math.nan)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustscape.evaluation.units import relu_units
+from robustscape.landscape._other import check_other
 from robustscape.landscape.directions.between import read_state
 from robustscape.types import BadInput, Params, Plain, Provenance, Subject
 from robustscape.weights.space import select
@@ -90,12 +91,12 @@ class Weights:
         """Return the numbers of the layers or of the units, a list for each.
 
         Raises:
-            BadInput: the start cannot be read, or is of another architecture.
+            BadInput: the start cannot be read, or is of another architecture or data set.
         """
         if point == "units":
             return relu_units(subject)
         weights = select(subject.model, "all")
-        start, words = _start(self.start, subject.model) if self.start else ({}, "")
+        start, words = _start(self.start, subject) if self.start else ({}, "")
         layers = [_layer(name, value, start.get(name)) for name, value in weights.items()]
         return {"start": words, **{key: [layer[key] for layer in layers] for key in layers[0]}}
 
@@ -157,14 +158,15 @@ def _layer(name: str, value: Tensor, start: Tensor | None) -> dict[str, Plain]:
 # -- where training began ------------------------------------------------------------------------------
 
 
-def _start(text: str, model: nn.Module) -> tuple[Params, str]:
+def _start(text: str, subject: Subject) -> tuple[Params, str]:
     """Return the parameters at the start, and its file in words.
 
     Raises:
-        BadInput: there is none, it cannot be read, or it is of another architecture.
+        BadInput: there is none, it cannot be read, or it is of another architecture or data set.
     """
     path = _file(Path(text))
-    found = read_state(model, path)
+    check_other(subject, text, name="start")
+    found = read_state(subject.model, path)
     return found, f"{path.parent.parent.name} {path.stem}" if Path(text).is_dir() else path.name
 
 

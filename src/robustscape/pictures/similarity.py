@@ -59,6 +59,9 @@ def picture(found: Mapping[str, Sequence[SimilarityResult]]) -> Picture:
             RESCALED,
             "read it beside the dotted level, where perturbations differ by their random starts alone",
             f"hollow: robust accuracy below {100 * one.least_accuracy:.0f} %, where similarity says little",
+            "lines end where the loss overflows"
+            if any(r.overflowed.any() for _, _, results in runs(found) for r in results)
+            else "",
         ),
     )  # fmt: skip
 
@@ -93,7 +96,7 @@ def _curve(name: str, group: int, results: Sequence[SimilarityResult], row: int)
     error = 2 * results[0].standard_error[row]
     ends = [(values[0] - error, values[0] + error)]
     line = mean(name, group, results[0].position, values, ends=ends, style=_style(name.rpartition(", ")[2]))
-    broken = ~np.all([r.trusted[row] for r in results], axis=0)
+    broken = ~np.all([r.trusted[row] for r in results], axis=0) & np.isfinite(line.y)
     if not broken.any():
         return [line]
     return [line, Trace(name=f"{name}, broken down", group=group, x=line.x[broken], y=line.y[broken], style="hollow")]

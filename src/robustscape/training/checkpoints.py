@@ -44,6 +44,24 @@ def save_weights(model: nn.Module, path: Path, metadata: Plain) -> None:
     _write(path, model.state_dict(), metadata)
 
 
+def read_metadata(path: Path) -> dict[str, Plain]:
+    """Return what ``save_weights`` was told of a file beside the weights; nothing of one from elsewhere.
+
+    Raises:
+        BadInput: it is not a safetensors file, or is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(_KEY, "{}")
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{path} is not a safetensors file, or was cut short: {error}") from None
+    try:
+        plain = json.loads(header)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"the header of {path} is not JSON: {error}") from None
+    return plain if isinstance(plain, dict) else {}
+
+
 def digest(model: nn.Module) -> str:
     """Return the SHA-256 of the network's parameters and buffers, names included."""
     total = hashlib.sha256()

@@ -7,6 +7,7 @@ an output channel of a convolution, an output row of a linear module (Li 2018).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
@@ -109,6 +110,14 @@ def normalised(direction: Params, weights: Params, scheme: Literal["filter", "la
     }
 
 
+def nothing_moves(model: nn.Module, unit: Literal["filter", "layer"]) -> NotApplicable:
+    """Return the refusal of a model that has no filter, or no layer, but such as are 0: relative to them none moves."""
+    meant = "; did you mean layer?" if unit == "filter" else ""
+    return NotApplicable(
+        f"{type(model).__name__} has no {unit} whose norm is above 0, so nothing moves relative to {unit}s{meant}"
+    )
+
+
 def _ratio(wanted: Tensor, present: Tensor) -> Tensor:
     return torch.where(present > 0, wanted / present.clamp(min=torch.finfo(present.dtype).tiny), 0)
 
@@ -148,7 +157,7 @@ def hessian_vector_product(loss: Callable[[], Tensor], model: nn.Module, v: Para
 def shifted(model: nn.Module, v: Params, scale: float = 1.0) -> Iterator[None]:
     """Run the block with the weights at w + scale * v; they get their old bits back, on error too.
 
-    The only place outside the optimiser that writes weights.
+    The only place outside the optimiser that writes weights. A scale beyond the range of their precision is infinite.
 
     Raises:
         BadInput: v names a parameter that the model lacks, or has another shape.
@@ -158,6 +167,8 @@ def shifted(model: nn.Module, v: Params, scale: float = 1.0) -> Iterator[None]:
         if name not in parameters or parameters[name].shape != value.shape:
             raise BadInput(f"the perturbation of {name!r} does not fit the model: another architecture?")
     targets = [parameters[name].detach() for name in v]
+    if any(abs(scale) > torch.finfo(target.dtype).max for target in targets):
+        scale = math.copysign(math.inf, scale)  # torch refuses it as it is
     kept = [target.clone() for target in targets]
     try:
         torch._foreach_add_(targets, list(v.values()), alpha=scale)

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
-from robustscape.landscape._other import check_other
+from robustscape.landscape._other import check_other, contents
 from robustscape.landscape.directions.adversarial import adversarial
 from robustscape.landscape.directions.between import difference, placed, read_state, weights_file
 from robustscape.landscape.directions.hessian import eigenvectors
 from robustscape.landscape.directions.path import components
 from robustscape.landscape.operator import worst_inputs
 from robustscape.streams import Streams
-from robustscape.types import Attack, BadInput, Params, Plain, Subject, WeightPerturbation
-from robustscape.weights.space import gaussian, norm, normalised, select, shifted
+from robustscape.types import Attack, BadInput, NotApplicable, Params, Plain, Subject, WeightPerturbation
+from robustscape.weights.space import gaussian, norm, normalised, nothing_moves, select, shifted
 
 Along: TypeAlias = Literal["random", "other", "hessian", "clean_hessian", "adversarial", "path"]
 """Families of directions."""
@@ -63,7 +63,8 @@ class Direction:
     Attributes:
         vector: What one unit adds to the parameters.
         place: Puts the model at a position along it for the length of a block.
-        facts: Plain data: direction_norm, and what its family knows of it.
+        facts: Plain data: direction_norm, "weights", which tells whether other weights are still the same, and what
+            its family knows of it.
     """
 
     vector: Params
@@ -122,7 +123,8 @@ class Family:
         """Return the directions of the given numbers, below ``count``: a function of subject, seed and settings.
 
         Raises:
-            BadInput: other weights that do not fit, or too few checkpoints.
+            BadInput: other weights that do not fit, or are of other data, or too few checkpoints.
+            NotApplicable: a direction is 0: there is nothing in the network that it moves.
             Diverged: a loss is not finite at the weights.
         """
         if self.along == "random":
@@ -132,11 +134,9 @@ class Family:
             check_other(subject, self.other)
             there = read_state(subject.model, file)
             d = difference(subject.model, there)
+            facts: dict[str, Plain] = {"direction_norm": float(norm(d)), "weights": contents([file])}
             return [
-                Direction(
-                    vector=d, place=partial(placed, subject.model, there), facts={"direction_norm": float(norm(d))}
-                )
-                for _ in numbers
+                Direction(vector=d, place=partial(placed, subject.model, there), facts=dict(facts)) for _ in numbers
             ]
         if self.along == "adversarial":
             found = [adversarial(subject, self.attack, self.adversary, name=self.name, number=k) for k in numbers]
@@ -156,6 +156,7 @@ class Family:
         return [self._direction(subject, vectors[k], facts) for k, facts in zip(numbers, known, strict=True)]
 
     def _principal(self, subject: Subject, numbers: Sequence[int]) -> list[Direction]:
+        check_other(subject, self.other)
         found = components(subject.model, self.other, self.count)
         return [
             self._direction(
@@ -165,6 +166,7 @@ class Family:
                     "explained": float(found.explained[number]),
                     "path": found.coordinates[:, number].tolist(),
                     "checkpoints": list(found.checkpoints),
+                    "weights": found.contents,
                 },
             )
             for number in numbers
@@ -174,13 +176,18 @@ class Family:
         return gaussian(select(subject.model, "layers"), Streams(subject.seed, (self.name, number)))
 
     def _direction(self, subject: Subject, d: Params, facts: dict[str, Plain]) -> Direction:
-        scheme = self.normalisation()
+        scheme, length = self.normalisation(), norm(d)
+        if length == 0:
+            raise NotApplicable(
+                f"the {self.along} direction moves no weight of {type(subject.model).__name__}: it is 0"
+            )
         if scheme != "none":
             weights = {name: value.detach() for name, value in subject.model.named_parameters() if name in d}
             d = normalised(d, weights, scheme)
+            if norm(d) == 0:
+                raise nothing_moves(subject.model, scheme)
         elif self.along in ("random", "adversarial"):
-            length = norm(d)
-            d = {name: value / length for name, value in d.items()} if length > 0 else d
+            d = {name: value / length for name, value in d.items()}
         known = {**facts, "direction_norm": float(norm(d))}
         return Direction(vector=d, place=partial(shifted, subject.model, d), facts=known)
 

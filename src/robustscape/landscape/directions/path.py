@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from robustscape.landscape._other import contents
 from robustscape.types import BadInput, Params
 
 
@@ -21,12 +22,14 @@ class Components:
         coordinates: (T, K), the checkpoints in units of the directions: in [-1, 1], 1 at the farthest.
         explained: (K,), share of the path's sum of squares that each direction holds.
         checkpoints: T names.
+        contents: Hash of their files.
     """
 
     vectors: list[Params]
     coordinates: Tensor
     explained: Tensor
     checkpoints: tuple[str, ...]
+    contents: str
 
 
 def components(model: nn.Module, folder: str, count: int) -> Components:
@@ -70,6 +73,7 @@ def components(model: nn.Module, folder: str, count: int) -> Components:
         coordinates=coordinates / farthest,
         explained=squares / gram.trace(),
         checkpoints=tuple(path.stem for path in files),
+        contents=contents(files),
     )
 
 
