@@ -59,6 +59,7 @@ def test_closed_form_l2_perturbations_of_a_linear_model():
     directions = [*(v / v.norm() for v in directions), vectors[:, -1]]
     assert found.directions == ("random 1", "random 2", "eigenvector 1")
     assert found.direction_norm == pytest.approx([1, 1, 1]) and found.converged.all()
+    assert found.curvature == "held"
     assert np.isnan(found.eigenvalue[:2]).all() and found.eigenvalue[2] == pytest.approx(float(values[-1]), rel=1e-4)
     for row, v in enumerate(directions):
         for column, a in enumerate((0.5, 2.0)):

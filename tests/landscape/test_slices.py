@@ -174,6 +174,7 @@ def test_closed_form_slices_of_a_quadratic_loss(along, examples):
     settings = Slice(attack=SHORT, along=along, examples=examples, positions=5, directions=2, width=0.5, audit=1.0)
     found = measure(settings, made)
     model, w = made.model, made.model.w.detach()
+    assert found.facts.curvature == ("" if along == "random" else "held")
     values, vectors = torch.linalg.eigh(model.a)
     for number in range(2):
         if along == "random":

@@ -67,6 +67,7 @@ class SimilarityResult:
         n: Number of examples.
         split: Which split they are from.
         provenance: Where it came from.
+        curvature: "held": the eigenvalues are those of the Hessian at adversarial inputs that stay where they are.
         overflowed: (D, P), whether the loss of some example is not finite at w + a v or at w - a v; empty in files of
             older versions.
     """
@@ -98,6 +99,7 @@ class SimilarityResult:
     n: int
     split: str
     provenance: Provenance
+    curvature: str = "held"
     overflowed: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 

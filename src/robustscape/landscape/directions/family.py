@@ -40,6 +40,7 @@ class Facts:
         eigenvalues: Of each direction, the Hessian's, nats.
         residuals: ||H v - eigenvalue v|| of each direction.
         converged: Whether each residual is within 1e-3 of the eigenvalue.
+        curvature: "held" where there are eigenvalues: the adversarial inputs stay where they are when weights move.
         explained: Share of the path's sum of squares that each direction holds.
         path: For each checkpoint its coordinates in units of the directions.
         checkpoints: Their names.
@@ -51,6 +52,7 @@ class Facts:
     eigenvalues: tuple[float, ...] = ()
     residuals: tuple[float, ...] = ()
     converged: tuple[bool, ...] = ()
+    curvature: str = ""
     explained: tuple[float, ...] = ()
     path: tuple[tuple[float, ...], ...] = ()
     checkpoints: tuple[str, ...] = ()
@@ -205,6 +207,7 @@ class Family:
             eigenvalues=each("eigenvalue"),
             residuals=each("residual"),
             converged=each("converged"),
+            curvature="held" if each("eigenvalue") else "",
             explained=each("explained"),
             path=tuple(zip(*paths, strict=True)),
             checkpoints=tuple(found[0].get("checkpoints", ())),
