@@ -40,6 +40,7 @@ def test_contract_further_estimates_are_others_than_the_headlines(fake):
     (found,) = further(replace(plain, robust_over_both=wide))
     assert (found.of, found.low, found.high) == ("robust loss", 0.1, 0.5)
     assert found.name not in {headline.name for headline in headlines(plain)}
+    assert further(replace(plain, robust_over_both=replace(wide, low=-np.inf, high=np.inf))) == ()
 
 
 def test_contract_what_is_not_finite_is_left_out(fake):

@@ -126,7 +126,7 @@ def _further(result: Any) -> Iterator[Headline]:
     match result:
         case FlatnessResult():
             for name, found in (("", result.robust_over_both), (" of the clean loss", result.clean_over_both)):
-                if found is not None:
+                if found is not None and math.isfinite(found.low):
                     of = "" if name else "robust loss"
                     yield _estimate(f"Flatness{name}, interval over draws and examples", "nats", found, of=of)
         case SliceResult() | SurfaceResult():
