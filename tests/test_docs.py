@@ -125,7 +125,7 @@ def elsewhere(tmp_path_factory):
     folder = tmp_path_factory.mktemp("documents")
     words = "train digits_at --training.epochs 1 --training.batch-size 300 --training.track 20 --data.validation 30"
     assert main([*words.split(), "--objective.attack.steps", "1", "--out", str(folder / "runs" / "digits_at")]) == 0
-    for name in ("awp", "teacher", "cifar10_jpeg_teacher_small"):
+    for name in ("awp", "path", "teacher", "cifar10_jpeg_teacher_small"):
         shutil.copytree(folder / "runs" / "digits_at", folder / "runs" / name)
     words = "--checkpoint last --splits test --n 20 --steps 1 --restarts 1 --loss-restarts 0 --sanity 0 --images 0"
     assert main(["evaluate", str(folder / "runs" / "digits_at"), *words.split(), "--keep-adversarial"]) == 0

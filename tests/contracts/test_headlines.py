@@ -9,7 +9,7 @@ from robustscape.attacks.fgsm import FGSM
 from robustscape.attacks.threat import ThreatModel
 from robustscape.config import hints, protocol_of
 from robustscape.evaluation.subject import subject
-from robustscape.landscape.headlines import headlines
+from robustscape.landscape.headlines import further, headlines
 from robustscape.landscape.runner import measure
 from robustscape.runtime import TRUTH
 
@@ -24,6 +24,9 @@ def test_contract_headlines_are_finite_numbers_with_distinct_names(measurement, 
     result = measure(quick, subject(network().eval(), some.x, some.y, index=some.index, seed=2, runtime=TRUTH))
     found = headlines(result)
     assert len({headline.name for headline in found}) == len(found)
+    assert len({other.name for other in further(result)}) == len(further(result))
     for headline in found:
         assert math.isfinite(headline.value)
-        assert headline.low is None or headline.low <= headline.value <= headline.high
+        low, high = headline.low, headline.high
+        assert (low is None) == (high is None)
+        assert low is None or high is None or low <= headline.value <= high

@@ -7,7 +7,7 @@ from robustscape.landscape.curvature import CurvatureResult
 from robustscape.landscape.curvature_levels import AtEps, Top
 from robustscape.landscape.directions.family import Facts
 from robustscape.landscape.flatness import Estimate
-from robustscape.landscape.headlines import Headline, headlines, unconverged
+from robustscape.landscape.headlines import Headline, further, headlines, unconverged
 from robustscape.landscape.spectrum import SpectrumResult
 from robustscape.types import Provenance
 
@@ -23,7 +23,9 @@ class NewcomerResult:
 
 def test_closed_form_flatness_and_the_mean_rise_of_slices(fake):
     robust, clean = headlines(fake.flatness(0.3, 0.1))
-    assert robust == Headline(name="Flatness", unit="nats", value=0.3, low=0.93 * 0.3, high=1.07 * 0.3)
+    assert robust == Headline(
+        name="Flatness", unit="nats", value=0.3, low=0.93 * 0.3, high=1.07 * 0.3, of="robust loss"
+    )
     assert (clean.name, clean.value) == ("Flatness of the clean loss", pytest.approx(0.1))
     result = fake.slices(0.1, 1.0)
     (rise,) = headlines(result)
@@ -31,12 +33,22 @@ def test_closed_form_flatness_and_the_mean_rise_of_slices(fake):
     assert rise.low is None
 
 
+def test_contract_further_estimates_are_others_than_the_headlines(fake):
+    plain = fake.flatness(0.3, 0.1)
+    assert further(plain) == () and further(fake.slices(0.1, 1.0)) == ()
+    wide = Estimate(value=0.3, low=0.1, high=0.5, n=9)
+    (found,) = further(replace(plain, robust_over_both=wide))
+    assert (found.of, found.low, found.high) == ("robust loss", 0.1, 0.5)
+    assert found.name not in {headline.name for headline in headlines(plain)}
+    assert further(replace(plain, robust_over_both=replace(wide, low=-np.inf, high=np.inf))) == ()
+
+
 def test_contract_what_is_not_finite_is_left_out(fake):
     result = fake.slices(0.1, 1.0)
     result.robust_loss[0, 0] = np.inf
     assert headlines(result) == ()
     wide = replace(fake.flatness(0.3, 0.1), robust=Estimate(value=0.3, low=-np.inf, high=np.inf, n=1))
-    assert headlines(wide)[0] == Headline(name="Flatness", unit="nats", value=0.3)
+    assert headlines(wide)[0] == Headline(name="Flatness", unit="nats", value=0.3, of="robust loss")
 
 
 def test_contract_a_measure_that_nobody_listed_gives_its_estimates(fake):
@@ -80,6 +92,8 @@ def test_contract_eigenvalues_that_did_not_converge_are_named_and_are_no_number(
     assert unconverged(found) == ("2 of 2 of the largest, robust, raw", "1 of the smallest, robust, raw")
     good = spectrum(fake.PROVENANCE, [True, True], smallest=True)
     assert unconverged(good) == () and headlines(good)[0].value == 3.0
+    assert (headlines(good)[0].of, headlines(good)[0].unit) == ("robust loss, inputs held", "nats")
+    assert headlines(replace(good, losses=("clean",)))[0].of == "clean loss"
     assert unconverged(fake.flatness(0.3, 0.1)) == ()
     lines = replace(fake.slices(0.1, 1.0), facts=Facts(along="hessian", converged=(True, False)))
     assert unconverged(lines) == ("eigenvector 2",)
@@ -96,5 +110,5 @@ def test_contract_the_curvature_of_a_network_is_that_at_its_largest_eps(fake):
         levels=(level(0.1, 5.0), level(0.0, 2.0)), norm="linf", coordinates="raw", settle=1, follow=1, attack="PGD",
         n=9, split="test", provenance=fake.PROVENANCE,
     )  # fmt: skip
-    assert [h.value for h in headlines(result)] == [5.0]
+    assert [(h.value, h.of) for h in headlines(result)] == [(5.0, "robust loss, inputs following")]
     assert unconverged(result) == ("the largest total one at eps 0",)

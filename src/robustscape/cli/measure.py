@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -35,7 +36,6 @@ from robustscape.runtime.ranks import RankLost, is_first
 from robustscape.types import BadInput, Measurement, NotApplicable
 
 if TYPE_CHECKING:
-    from robustscape.landscape.flatness import Estimate
     from robustscape.landscape.headlines import Headline
 
 
@@ -246,20 +246,18 @@ def _cares(result: object) -> list[str]:
 
 
 def _numbers(result: object) -> str:
-    """Return the estimates in a Result in words, else the numbers that it is remembered by; "" where it has none."""
-    from robustscape.landscape.connectivity import ConnectivityResult
-    from robustscape.landscape.headlines import headlines
+    """Return in words the numbers that a Result is remembered by, then its other estimates; "" where it has none."""
+    from robustscape.landscape.headlines import further, headlines
 
-    if isinstance(result, ConnectivityResult):
-        parts = [f"{path} {rise:.4g}" for path, rise in zip(result.paths, result.robust_barrier, strict=True)]
-        return f": robust barrier in nats, {', '.join(parts)}"
-    found = {name: value for name, value in vars(result).items() if hasattr(value, "low") and hasattr(value, "high")}
-    parts = [f"{name} {_within(v)}" for name, v in found.items()]
-    parts = parts or [f"{h.name} {_within(h)}{f' {h.unit}' if h.unit else ''}" for h in headlines(result)]
-    return f": {', '.join(parts)}" if parts else ""
+    found = {number.name: number for number in (*headlines(result), *further(result))}
+    parts = [f"{name}{f' ({number.of})' * bool(number.of)} {_within(number)}" for name, number in found.items()]
+    return f": {'; '.join(parts)}" if parts else ""
 
 
-def _within(number: Headline | Estimate) -> str:
-    """Return a number with its interval, where it has one."""
-    ends = "" if number.low is None or number.high is None else f" [{number.low:.4g}, {number.high:.4g}]"
-    return f"{number.value:.4g}{ends}"
+def _within(number: Headline) -> str:
+    """Return a number with its interval, where it has one, and its unit."""
+    value = f"{number.value:.4g}" if math.isfinite(number.value) else "infinite"
+    if number.low is not None and number.high is not None:
+        high = f"{number.high:.4g}" if math.isfinite(number.high) else "no upper end"
+        value += f" [{number.low:.4g}, {high}]"
+    return f"{value} {number.unit}".rstrip()

@@ -39,7 +39,9 @@ class DensityResult:
         clean_trace: The trace of the clean loss's Hessian, with its interval over the starts.
         robust_trace: The same of the robust loss; None without an attack.
         clean_nuclear: Its nuclear norm, the sum of the eigenvalues' magnitudes.
-        robust_nuclear: The same of the robust loss.
+        robust_nuclear: The same of the robust loss. Here and of ``robust_trace``, the interval covers the starts of
+            Lanczos, not which adversarial inputs the attack found: another precision or number of its steps may move
+            the value beyond it.
         size: D, the number of weights.
         coordinates: "raw", "layer" or "filter": what a step of 1 in weight space is.
         curvature: "held": the adversarial inputs stay where they are when the weights move.

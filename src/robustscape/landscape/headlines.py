@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -36,6 +36,7 @@ class Headline:
         value: The number, finite.
         low: Lower end of its 95 % interval, None where it has none.
         high: Its upper end.
+        of: What the name leaves out: which loss, whether its inputs are held. For example "robust loss".
     """
 
     name: str
@@ -43,6 +44,7 @@ class Headline:
     value: float
     low: float | None = None
     high: float | None = None
+    of: str = ""
 
 
 def headlines(result: Any) -> tuple[Headline, ...]:
@@ -54,6 +56,14 @@ def headlines(result: Any) -> tuple[Headline, ...]:
     return tuple(found for found in _of(result) if math.isfinite(found.value))
 
 
+def further(result: Any) -> tuple[Headline, ...]:
+    """Return the other estimates of a Result that are worth a line; () for one that has none.
+
+    Values and upper ends may be infinite here. One of a headline's name stands for it, since it says more of it.
+    """
+    return tuple(_further(result))
+
+
 def unconverged(result: Any) -> tuple[str, ...]:
     """Return in words the eigenvalues of a Result that did not converge, a clause for each spectrum; () for none."""
     return tuple(_unconverged(result))
@@ -63,12 +73,12 @@ def _of(result: Any) -> Iterable[Headline]:
     match result:
         case FlatnessResult():
             return [
-                _estimate("Flatness", "nats", result.robust),
+                _estimate("Flatness", "nats", result.robust, of="robust loss"),
                 _estimate("Flatness of the clean loss", "nats", result.clean),
             ]
         case WorstFlatnessResult():
             return [
-                _estimate("Worst-case flatness", "nats", result.robust),
+                _estimate("Worst-case flatness", "nats", result.robust, of="robust loss"),
                 _estimate("Worst-case flatness of the clean loss", "nats", result.clean),
             ]
         case SliceResult():
@@ -83,15 +93,17 @@ def _of(result: Any) -> Iterable[Headline]:
             return _trace(result)
         case DensityResult():
             found = result.robust_nuclear or result.clean_nuclear
-            return [_estimate(f"Nuclear norm of the Hessian, {result.coordinates}", "", found)]
+            name = f"Nuclear norm of the Hessian, {result.coordinates}"
+            return [_estimate(name, "nats", found, of=_held(result.losses))]
         case CurvatureResult():
             top = max(result.levels, key=lambda level: level.eps).top
             name = f"Largest eigenvalue of the total Hessian, {result.coordinates}"
-            return [Headline(name=name, unit="", value=top.total)] if top is not None and top.converged else []
+            of = "robust loss, inputs following"
+            return [Headline(name=name, unit="nats", value=top.total, of=of)] if top and top.converged else []
         case GradientResult():
             return [
-                Headline(name="Gradient norm", unit="", value=float(result.norm[-1])),
-                _estimate("Gradient noise scale", "examples", result.robust_noise_scale),
+                Headline(name="Gradient norm", unit="nats", value=float(result.norm[-1]), of="robust loss"),
+                _estimate("Gradient noise scale", "examples", result.robust_noise_scale, of="robust loss"),
             ]
         case WeightsResult():
             return _weights(result)
@@ -102,18 +114,64 @@ def _of(result: Any) -> Iterable[Headline]:
             return [_perturbed(kind, levels[-1]) for kind, levels in kinds if levels]
         case PACBayesResult():
             name = f"Rise of the error under Gaussian weights, alpha {result.levels[-1].alpha:g}"
-            return [_estimate(name, "fraction", result.levels[-1].rise)]
+            return [_estimate(name, "fraction", result.levels[-1].rise, of="robust error")]
         case ViewsResult():
-            views = " and ".join(on.view for on in result.views)
-            return [_estimate(f"Rise on other views ({views})", "nats", result.robust)]
+            return [_estimate(f"Rise on other views ({_views(result)})", "nats", result.robust, of="robust loss")]
         case ConnectivityResult():
             return []
     return _unknown(result)
 
 
-def _estimate(name: str, unit: str, found: Estimate) -> Headline:
+def _further(result: Any) -> Iterator[Headline]:
+    match result:
+        case FlatnessResult():
+            for name, found in (("", result.robust_over_both), (" of the clean loss", result.clean_over_both)):
+                if found is not None and math.isfinite(found.low):
+                    of = "" if name else "robust loss"
+                    yield _estimate(f"Flatness{name}, interval over draws and examples", "nats", found, of=of)
+        case SliceResult() | SurfaceResult():
+            if result.bias is not None and result.error_bias is not None:
+                yield _estimate("Robust loss less that of full attacks", "nats", result.bias)
+                yield _estimate("Robust error less that of full attacks", "fraction", result.error_bias)
+        case DensityResult():
+            if result.robust_trace is not None:
+                name = f"Nuclear norm of the clean loss's Hessian, {result.coordinates}"
+                yield _estimate(name, "nats", result.clean_nuclear)
+                name, of = f"Trace of the Hessian, {result.coordinates}", _held(result.losses)
+                yield _estimate(name, "nats", result.robust_trace, of=of)
+            yield _estimate(f"Trace of the clean loss's Hessian, {result.coordinates}", "nats", result.clean_trace)
+        case GradientResult():
+            yield _scale("Gradient noise scale", result.robust_noise_scale, of="robust loss")
+            yield _scale("Gradient noise scale of the clean loss", result.clean_noise_scale)
+        case PACBayesResult():
+            yield _estimate(f"Bound on the robust error, alpha {result.bound_alpha:g}", "fraction", result.bound)
+        case ViewsResult():
+            yield _estimate(f"Rise of the clean loss on other views ({_views(result)})", "nats", result.clean)
+        case ConnectivityResult():
+            for path, rise in zip(result.paths, result.robust_barrier, strict=True):
+                yield Headline(name=f"Barrier on the {path}", unit="nats", value=float(rise), of="robust loss")
+            for name, found in (("curves", result.curve_barrier), ("aligned curves", result.aligned_curve_barrier)):
+                if found is not None:
+                    yield _estimate(f"Mean barrier on the {name}", "nats", found, of="robust loss")
+
+
+def _estimate(name: str, unit: str, found: Estimate, *, of: str = "") -> Headline:
     ends = (found.low, found.high) if math.isfinite(found.low) and math.isfinite(found.high) else (None, None)
-    return Headline(name=name, unit=unit, value=found.value, low=ends[0], high=ends[1])
+    return Headline(name=name, unit=unit, value=found.value, low=ends[0], high=ends[1], of=of)
+
+
+def _scale(name: str, found: Estimate, *, of: str = "") -> Headline:
+    """With its lower end where there is no upper one."""
+    return Headline(name=name, unit="examples", value=found.value, low=found.low, high=found.high, of=of)
+
+
+def _held(losses: Sequence[str]) -> str:
+    """The loss that counts, and that its adversarial inputs stay where they are when the weights move."""
+    return "robust loss, inputs held" if losses[-1] == "robust" else f"{losses[-1]} loss"
+
+
+def _views(result: ViewsResult) -> str:
+    return " and ".join(on.view for on in result.views)
 
 
 def _nearest(positions: np.ndarray) -> int:
@@ -127,14 +185,15 @@ def _along(name: str, along: str) -> str:
 
 def _rise(name: str, losses: np.ndarray, centre: Any) -> Headline:
     """The mean over positions, and directions, of the loss over that at the weights themselves."""
-    return Headline(name=name, unit="nats", value=float(losses.mean() - np.mean(centre)))
+    return Headline(name=name, unit="nats", value=float(losses.mean() - np.mean(centre)), of="robust loss")
 
 
 def _spectrum(result: SpectrumResult) -> Iterator[Headline]:
     for place, coordinates in enumerate(result.coordinates):
         if result.converged[-1, place, 0]:
             value = float(result.eigenvalues[-1, place, 0])
-            yield Headline(name=f"Largest eigenvalue, {coordinates}", unit="", value=value)
+            name = f"Largest eigenvalue, {coordinates}"
+            yield Headline(name=name, unit="nats", value=value, of=_held(result.losses))
 
 
 def _unconverged(result: Any) -> Iterator[str]:
@@ -168,7 +227,8 @@ def _spectra(result: SpectrumResult, converged: np.ndarray) -> Iterator[tuple[tu
 def _trace(result: TraceResult) -> Iterator[Headline]:
     for place, coordinates in enumerate(result.coordinates):
         value, low, high = (float(of[-1, place]) for of in (result.trace, result.low, result.high))
-        yield Headline(name=f"Trace of the Hessian, {coordinates}", unit="", value=value, low=low, high=high)
+        name, of = f"Trace of the Hessian, {coordinates}", _held(result.losses)
+        yield Headline(name=name, unit="nats", value=value, low=low, high=high, of=of)
 
 
 def _weights(result: WeightsResult) -> Iterator[Headline]:
@@ -184,11 +244,11 @@ def _similarity(result: SimilarityResult) -> Iterator[Headline]:
     for name, values in zip(result.directions, result.similarity, strict=True):
         there = values[np.isfinite(values)]
         if len(there):
-            yield Headline(name=f"Mean similarity along {name}", unit="", value=float(there.mean()))
+            yield Headline(name=f"Mean similarity along {name}", unit="", value=float(there.mean()), of="cosine")
 
 
 def _perturbed(kind: str, level: AtGamma) -> Headline:
-    return _estimate(f"Rise under {kind} weights, gamma {level.gamma:g}", "nats", level.rise)
+    return _estimate(f"Rise under {kind} weights, gamma {level.gamma:g}", "nats", level.rise, of="robust loss")
 
 
 def _unknown(result: Any) -> Iterator[Headline]:
