@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from robustscape.landscape.flatness import Estimate
-from robustscape.pictures.plot import Plot, Trace, alike, ends, interval, mean, seeds, sentences
+from robustscape.pictures.plot import Plot, Trace, alike, ends, interval, joined, marked, mean, seeds, sentences
 
 
 def trace(y, low, high):
@@ -29,6 +29,16 @@ def test_closed_form_ends_that_no_logarithm_has_are_drawn_at_the_edge():
     np.testing.assert_allclose(low, [-1, np.nan, np.nan])
     low, _ = ends(Plot(title="", x="x", y="y", traces=(shown,), log="y", floor=0.8), shown)
     assert low[0] == low[1] == 0.8
+
+
+@pytest.mark.parametrize(
+    ("y", "points", "lines"),
+    [([np.nan, 1.0], True, False), ([1.0, 2.0], False, True), ([1.0, np.nan, 2.0], True, False), ([1.0], True, False),
+     ([1.0] * 10 + [np.nan], True, True), ([1.0] * 11, False, True)],
+)  # fmt: skip
+def test_contract_points_that_no_line_would_show_are_marked(y, points, lines):
+    one = trace(y, y, y)
+    assert (marked(one), joined(one)) == (points, lines)
 
 
 def test_contract_what_was_measured_otherwise_is_left_out():

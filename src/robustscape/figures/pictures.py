@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from robustscape.display import FEW
 from robustscape.figures.style import FAINT, INK, MARKERS, caption, figure, group_colour, legend, save
-from robustscape.pictures.plot import Picture, Plane, Plot, Style, Trace, ends, sentences
+from robustscape.pictures.plot import Picture, Plane, Plot, Style, Trace, ends, joined, marked, sentences
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,11 +109,11 @@ def _decades(ax: Axes, plot: Plot) -> None:
 def _one(ax: Axes, plot: Plot, trace: Trace) -> None:
     """Draw a line with its band, or points with their intervals."""
     colour, found = _colour(trace.group), ends(plot, trace)
-    line, few = _LINES.get(trace.style), len(trace.x) <= FEW and len(trace.x) != 2  # two points are a level
+    line = _LINES.get(trace.style)
     y = np.where(np.isfinite(trace.y), trace.y, np.nan)
     if line is not None:
-        ax.plot(trace.x, y, line, color=colour, marker="." if few else "", linewidth=1.2)
-    if found is not None and line is not None and len(trace.x) > 1:
+        ax.plot(trace.x, y, line, color=colour, marker="." if marked(trace) else "", linewidth=1.2)
+    if found is not None and line is not None and joined(trace):
         ax.fill_between(trace.x, *found, color=colour, alpha=0.18, linewidth=0)
     elif found is not None:
         lengths = np.nan_to_num(np.abs([y - found[0], found[1] - y]))

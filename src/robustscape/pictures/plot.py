@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
+from robustscape.display import FEW
 from robustscape.landscape.flatness import Estimate
 
 Style: TypeAlias = Literal["solid", "dash", "dot", "dashdot", "points", "hollow", "dots", "bars", "hatched"]
@@ -211,6 +212,18 @@ def interval(of: Estimate, form: str = ".3g") -> str:
     """Return an estimate with its interval in words."""
     ends = f"[{of.low:{form}}, {of.high:{form}}]" if np.isfinite([of.low, of.high]).all() else "[no interval]"
     return f"{of.value:{form}} {ends}"
+
+
+def marked(trace: Trace) -> bool:
+    """Return whether the points of a line are marked: few of them, unless they are the two ends of a level."""
+    there = np.isfinite(trace.y)
+    return int(there.sum()) <= FEW and not (len(there) == 2 and there.all())
+
+
+def joined(trace: Trace) -> bool:
+    """Return whether a line has two neighbours to join: without, it is points, and a band around it not seen."""
+    there = np.isfinite(trace.y)
+    return bool((there[1:] & there[:-1]).any())
 
 
 def ends(plot: Plot, trace: Trace) -> tuple[np.ndarray, np.ndarray] | None:

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from robustscape.display import FEW
 from robustscape.pictures.all import Shown, shown
-from robustscape.pictures.plot import Picture, Plane, Plot, Style, Trace, ends, sentences
+from robustscape.pictures.plot import Picture, Plane, Plot, Style, Trace, ends, joined, marked, sentences
 from robustscape.report import pieces
 from robustscape.report.charts import SYMBOLS, Chart, bars, chart, numbers, plain_text, series
 from robustscape.runs import RunFolder
@@ -145,11 +144,10 @@ def _trace(plot: Plot, trace: Trace) -> list[dict[str, Any]]:
     found, line = ends(plot, trace), _PLOTLY.get(trace.style)
     made: dict[str, Any] = {**common, "type": "scatter"}
     if line is not None:
-        few = len(trace.x) <= FEW and len(trace.x) != 2  # two points are a level
         look = {"color": series(group), "width": 2, "dash": line}
-        made |= {"mode": "lines+markers" if few else "lines", "line": look}
+        made |= {"mode": "lines+markers" if marked(trace) else "lines", "line": look}
         made |= {"marker": {"color": series(group), "size": 6}}
-        if found is not None and len(trace.x) > 1:
+        if found is not None and joined(trace):
             return [_band(trace, found, group, meta), made]
     else:
         symbol = SYMBOLS[group % len(SYMBOLS)] if trace.style != "dots" else "circle"
