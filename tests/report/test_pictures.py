@@ -1,6 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from robustscape.config import to_plain
+from robustscape.landscape.slices import Slice
 from robustscape.pictures.plot import Plane, Plot, Trace
 from robustscape.pictures.slices import picture
 from robustscape.report.pictures import contour, line_chart, sections, surfaces
@@ -43,14 +47,28 @@ def test_contract_surfaces_are_shown_one_at_a_time_on_one_scale():
     assert (filled["zmin"], filled["zmax"], path["text"]) == (0, 2, ["start"])
 
 
-@pytest.mark.parametrize("stem", ["slices", "slices_adversarial"])
-def test_contract_what_some_runs_lack_is_named_with_its_command(fake, tmp_path, stem):
+@pytest.mark.parametrize("along", ["random", "adversarial"])
+def test_contract_what_some_runs_lack_is_named_with_its_command(fake, tmp_path, along):
     kinds = (("at", None), ("awp", fake.AWP))
     runs = [fake.run(tmp_path / name, name=name, weights=weights, whole=False) for name, weights in kinds]
-    save(fake.slices(0.1, 1.0), runs[0] / "results" / f"{stem}-last.json")
+    stem = "slices" if along == "random" else f"slices_{along}"
+    settings = to_plain(Slice(along=along, positions=21, directions=5))
+    shown = replace(fake.slices(0.1, 1.0), provenance=replace(fake.PROVENANCE, settings=settings))
+    save(shown, runs[0] / "results" / f"{stem}-last.json")
     drawn = {}
     (text,) = sections(read_runs(runs), drawn)
     assert list(drawn) == [f"measured-{stem}-1", f"measured-{stem}-2"]
-    asked = "slices" if stem == "slices" else "slices --slices.along adversarial"
-    assert f"robustscape measure {runs[1]} {asked}</code>" in text
+    asked = "--slices.directions 5" + ("" if along == "random" else " --slices.along adversarial")
+    assert f"robustscape measure {runs[1]} slices --n 500 {asked}</code>" in text
     assert "Not measured of awp (seed 0)" in text
+
+
+def test_contract_a_second_split_has_a_section_of_its_own(fake, tmp_path):
+    run = fake.run(tmp_path / "at", name="at", whole=False)
+    for split in ("test", "train"):
+        file = "slices-last" + ("-train" if split == "train" else "")
+        save(replace(fake.slices(0.1, 1.0), split=split), run / "results" / f"{file}.json")
+    drawn = {}
+    test, train = sections(read_runs([run]), drawn)
+    assert list(drawn) == [f"measured-slices{split}-{place}" for split in ("", "-train") for place in (1, 2)]
+    assert 'id="measured-slices-train"' in train and "directions: test images" in test

@@ -89,7 +89,7 @@ def _pictures(folders: Sequence[RunFolder], out: Path, form: Form) -> list[Path]
         seeds = ", ".join(f"{label} {count}" for label, count in each.runs.items() if count)
         text = " ".join([f"{each.picture.title}.", *([f"Checkpoint {each.checkpoint}."] if each.checkpoint else []),
                          f"Seeds: {seeds}."])  # fmt: skip
-        path = out / f"{each.stem}{f'-{each.checkpoint}' if each.checkpoint else ''}.{form}"
+        path = out / f"{each.file}.{form}"
         paths.append(
             pictures.write(each.picture, [label if count else "" for label, count in each.runs.items()], text, path)
         )

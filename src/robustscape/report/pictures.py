@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from robustscape.pictures.all import Shown, shown
 from robustscape.pictures.plot import Picture, Plane, Plot, Style, Trace, ends, joined, marked, sentences
 from robustscape.report import pieces
+from robustscape.report.asking import command
 from robustscape.report.charts import SYMBOLS, Chart, bars, chart, numbers, plain_text, series
 from robustscape.runs import RunFolder
 
@@ -27,11 +27,15 @@ def sections(folders: Sequence[RunFolder], drawn: dict[str, Chart]) -> list[str]
         folders: The runs.
         drawn: Takes the charts.
     """
-    return [_section(each, folders, drawn) for each in shown(folders)]
+    found = shown(folders)
+    names = [f"measured-{each.stem}" for each in found]
+    names = [f"{name}-{each.split}" if name in names[:place] else name
+             for place, (name, each) in enumerate(zip(names, found, strict=True))]  # fmt: skip
+    return [_section(each, name, drawn) for each, name in zip(found, names, strict=True)]
 
 
-def _section(each: Shown, folders: Sequence[RunFolder], drawn: dict[str, Chart]) -> str:
-    picture, name = each.picture, f"measured-{each.stem}"
+def _section(each: Shown, name: str, drawn: dict[str, Chart]) -> str:
+    picture = each.picture
     found: list[str] = []
     planes: list[Plot] = []
     for place, plot in enumerate(picture.plots, start=1):
@@ -47,7 +51,7 @@ def _section(each: Shown, folders: Sequence[RunFolder], drawn: dict[str, Chart])
     where = f"Checkpoint {each.checkpoint}. " if each.checkpoint else ""
     content += pieces.note(where + sentences(picture.how))
     content += pieces.note(f"Read with care. {sentences(picture.care)}") if any(picture.care) else ""
-    return pieces.section(name, picture.title, picture.lead, content + _missing(each, folders))
+    return pieces.section(name, picture.title, picture.lead, content + _missing(each))
 
 
 def _about(picture: Picture, plot: Plot) -> str:
@@ -65,16 +69,11 @@ def _turning(name: str, plots: Sequence[Plot]) -> str:
     return f"<div>{select}{chart_here}</div>"
 
 
-def _missing(each: Shown, folders: Sequence[RunFolder]) -> str:
-    lacking = [
-        folder for folder in folders if each.checkpoint and f"{each.stem}-{each.checkpoint}" not in folder.results
-    ]
-    if not lacking:
+def _missing(each: Shown) -> str:
+    if not each.lacking:
         return ""
-    who = ", ".join(f"{folder.label} (seed {folder.seed})" for folder in lacking)
-    asked = each.measure + (f" --{each.measure}.along {each.stem.removeprefix(each.measure + '_')}"
-                            if each.stem != each.measure else "")  # fmt: skip
-    line = " ".join(["robustscape measure", *(shlex.quote(str(folder.path)) for folder in lacking), asked])
+    who = ", ".join(f"{folder.label} (seed {folder.seed})" for folder in each.lacking)
+    line = command(each.measure, each.example, each.checkpoint, each.lacking)
     return f'<p class="missing">Not measured of {escape(who)}. To do it: <code>{escape(line)}</code></p>'
 
 
