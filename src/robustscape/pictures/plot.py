@@ -165,12 +165,13 @@ def sentences(parts: Sequence[str]) -> str:
     return " ".join(f"{part[0].upper()}{part[1:]}." for part in parts if part)
 
 
-def seeds(found: Mapping[str, Sequence[Any]], *, alone: str = "95 % intervals") -> str:
+def seeds(found: Mapping[str, Sequence[Any]], *, what: str = "bands and bars", alone: str = "95 % intervals") -> str:
     """Return in words what bands and bars are, ``alone`` for a single run."""
-    several = any(len(results) > 1 for results in found.values())
-    if not several:
-        return f"bands and bars: {alone}" if alone else ""
-    return f"bands and bars: one standard deviation over seeds{f'; of a single run {alone}' if alone else ''}"
+    numbers = {len(results) for results in found.values() if results}
+    if max(numbers, default=1) == 1:
+        return f"{what}: {alone}" if alone else ""
+    single = f"; of a single run {alone}" if alone and 1 in numbers else ""
+    return f"{what}: one standard deviation over seeds{single}"
 
 
 def mean(
