@@ -70,6 +70,6 @@ def test_contract_a_lone_total_by_differences_is_seen(result):
     plot = Plot(title="", x="", y="", traces=(dot,))
     ax = Figure().subplots()
     figure.draw(ax, plot)
-    assert ax.lines[0].get_marker() == "."
+    assert ax.lines[0].get_marker() == "^"
     (trace,) = line_chart(plot)["data"]
-    assert trace["mode"] == "lines+markers"
+    assert (trace["mode"], trace["marker"]["symbol"]) == ("lines+markers", "triangle-up")

@@ -41,7 +41,10 @@ def test_contract_surfaces_are_shown_one_at_a_time_on_one_scale():
         for group, name in enumerate("ab")
     ]  # fmt: skip
     chart = surfaces(plots)
-    assert [trace["meta"]["layer"] for trace in chart["data"]] == [0, 1]
+    assert [(trace["type"], trace["meta"]["layer"]) for trace in chart["data"]] == [
+        (kind, layer) for layer in (0, 1) for kind in ("surface", "scatter3d")
+    ]
+    assert chart["data"][1]["z"] == [1]  # the path lies on the surface
     assert chart["layout"]["scene"]["zaxis"]["range"] == [0, 2]
     filled, path = contour(plots[0], plots[0].plane)["data"]
     assert (filled["zmin"], filled["zmax"], path["text"]) == (0, 2, ["start"])
@@ -72,3 +75,20 @@ def test_contract_a_second_split_has_a_section_of_its_own(fake, tmp_path):
     test, train = sections(read_runs([run]), drawn)
     assert list(drawn) == [f"measured-slices{split}-{place}" for split in ("", "-train") for place in (1, 2)]
     assert 'id="measured-slices-train"' in train and "directions: test images" in test
+
+
+@pytest.mark.parametrize(("most", "step"), [(2.0, "D1"), (50.0, "D2"), (1000.0, 1)])
+def test_contract_a_logarithmic_axis_names_no_more_than_there_is_room_for(most, step):
+    line = Trace(name="a", group=0, x=np.arange(3.0), y=np.array([1.0, most, np.nan]))
+    assert line_chart(Plot(title="", x="", y="", traces=(line,), log="y"))["layout"]["yaxis"]["dtick"] == step
+
+
+def test_contract_long_names_stand_upright_and_long_titles_are_broken():
+    names = tuple(f"layer{k}.bias" for k in range(8))
+    line = Trace(name="a", group=0, x=np.arange(8.0), y=np.ones(8), style="bars")
+    layout = line_chart(Plot(title="", x="", y="eigenvalue over the loss at random weights", traces=(line,),
+                             ticks=names))["layout"]  # fmt: skip
+    assert layout["xaxis"]["tickangle"] == -90
+    assert layout["yaxis"]["title"]["text"] == "eigenvalue over the loss at random<br>weights"
+    few = line_chart(Plot(title="", x="", y="y", traces=(line,), ticks=("a", "b")))["layout"]
+    assert "tickangle" not in few["xaxis"]

@@ -20,6 +20,8 @@ Kind: TypeAlias = Literal["loss", "flatness", "curvature", "inputs", "networks",
 RESCALED = "changes when a network is rescaled without changing its function"
 """What is said beside a measure that is not scale-free."""
 
+_STEPS = 16  # points of each part of a path over a plane
+
 _Result = TypeVar("_Result")
 
 
@@ -225,6 +227,31 @@ def joined(trace: Trace) -> bool:
     """Return whether a line has two neighbours to join: without, it is points, and a band around it not seen."""
     there = np.isfinite(trace.y)
     return bool((there[1:] & there[:-1]).any())
+
+
+def way(plane: Plane) -> np.ndarray:
+    """Return points close together along the path over a plane with their heights, (S, 3); NaN where it leaves it."""
+    between = np.linspace(0, 1, _STEPS, endpoint=False)[:, None]
+    parts = [start + between * (end - start) for start, end in zip(plane.path[:-1], plane.path[1:], strict=True)]
+    points = np.concatenate([*parts, plane.path[-1:]])
+    return np.column_stack([points, [_height(plane, x, y) for x, y in points]])
+
+
+def _within(at: np.ndarray, value: float, near: float) -> bool:
+    return bool(at[0] - near * np.ptp(at) <= value <= at[-1] + near * np.ptp(at))
+
+
+def _height(plane: Plane, x: float, y: float) -> float:
+    """Return the value at a point of a plane, linear between those around it."""
+    near = 1e-6  # of the edge: a path that ends there is within but for rounding
+    if not (_within(plane.x, x, near) and _within(plane.y, y, near)):
+        return float("nan")
+    column, row = (int(np.clip(np.searchsorted(at, value, side="right") - 1, 0, len(at) - 2))
+                   for at, value in ((plane.x, x), (plane.y, y)))  # fmt: skip
+    right = (x - plane.x[column]) / (plane.x[column + 1] - plane.x[column])
+    up = (y - plane.y[row]) / (plane.y[row + 1] - plane.y[row])
+    corners = plane.z[row : row + 2, column : column + 2]
+    return float(np.array([1 - up, up]) @ corners @ np.array([1 - right, right]))
 
 
 def ends(plot: Plot, trace: Trace) -> tuple[np.ndarray, np.ndarray] | None:

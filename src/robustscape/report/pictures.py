@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from robustscape.pictures.all import Shown, shown
-from robustscape.pictures.plot import Picture, Plane, Plot, Style, Trace, ends, joined, marked, sentences
+from robustscape.pictures.plot import Picture, Plane, Plot, Style, Trace, ends, joined, marked, sentences, way
 from robustscape.report import pieces
 from robustscape.report.asking import command
 from robustscape.report.charts import SYMBOLS, Chart, bars, chart, numbers, plain_text, series
@@ -18,6 +19,9 @@ from robustscape.runs import RunFolder
 _DASHES: dict[Style, str] = {"solid": "none", "dash": "7 4", "dot": "1 4", "dashdot": "7 3 2 3"}
 _PLOTLY: dict[Style, str] = {"solid": "solid", "dash": "dash", "dot": "dot", "dashdot": "dashdot"}
 _BARS = ("bars", "hatched")
+_LONE: dict[Style, str] = {"solid": "circle", "dash": "x", "dot": "triangle-up", "dashdot": "triangle-down"}
+_LETTERS = 40  # of all names of positions, that stand side by side
+_WIDE, _HIGH = 56, 34  # letters of a title beside an axis
 
 
 def sections(folders: Sequence[RunFolder], drawn: dict[str, Chart]) -> list[str]:
@@ -104,7 +108,7 @@ def line_chart(plot: Plot) -> Chart:
         for value, _ in plot.levels
     ]  # fmt: skip
     over = all(trace.style in _PLOTLY for trace in plot.traces)
-    made = chart(data, x=plain_text(plot.x), y=plain_text(plot.y), shapes=shapes,
+    made = chart(data, x=_wrapped(plot.x, _WIDE), y=_wrapped(plot.y, _HIGH), shapes=shapes,
                  hovermode="x unified" if over and not plot.ticks else "closest")  # fmt: skip
     layout = made["layout"]
     layout["annotations"] = [
@@ -114,16 +118,31 @@ def line_chart(plot: Plot) -> Chart:
     ]  # fmt: skip
     for axis, name in (("x", "xaxis"), ("y", "yaxis")):
         if axis in plot.log:
-            layout[name] |= {"type": "log", "exponentformat": "power"}
+            layout[name] |= {"type": "log", "exponentformat": "power", "dtick": _step(plot, axis)}
     if plot.floor is not None:
         most = max(float(np.nanmax(trace.y)) for trace in plot.traces)
         layout["yaxis"] |= {"range": [np.log10(plot.floor), np.log10(most) + 0.2]}
     if plot.ticks:
         names = [plain_text(tick) for tick in plot.ticks]
         layout["xaxis"] |= {"tickvals": list(range(len(names))), "ticktext": names, "range": [-0.6, len(names) - 0.4]}
+        if max(map(len, names)) * len(names) > _LETTERS:
+            layout["xaxis"] |= {"tickangle": -90}  # an oblique name that leaves the chart is not drawn at all
     if any(trace.style in _BARS for trace in plot.traces):
         layout["barmode"] = "group"
     return made
+
+
+def _step(plot: Plot, axis: str) -> str | int:
+    """Return which numbers of a logarithmic axis have names: powers of ten, or 1, 2 and 5, or all digits."""
+    values = np.concatenate([trace.x if axis == "x" else trace.y for trace in plot.traces])
+    values = values[np.isfinite(values) & (values > 0)]
+    low = values.min(initial=np.inf) if plot.floor is None or axis == "x" else plot.floor
+    ratio = values.max(initial=0.0) / low
+    return 1 if ratio >= 300 else "D2" if ratio >= 4 else "D1"
+
+
+def _wrapped(words: str, width: int) -> str:
+    return "<br>".join(plain_text(line) for line in textwrap.wrap(words, width))
 
 
 def _trace(plot: Plot, trace: Trace) -> list[dict[str, Any]]:
@@ -145,7 +164,8 @@ def _trace(plot: Plot, trace: Trace) -> list[dict[str, Any]]:
     if line is not None:
         look = {"color": series(group), "width": 2, "dash": line}
         made |= {"mode": "lines+markers" if marked(trace) else "lines", "line": look}
-        made |= {"marker": {"color": series(group), "size": 6}}
+        symbol = "circle" if joined(trace) else _LONE[trace.style]
+        made |= {"marker": {"color": series(group), "size": 6 if joined(trace) else 8, "symbol": symbol}}
         if found is not None and joined(trace):
             return [_band(trace, found, group, meta), made]
     else:
@@ -191,7 +211,7 @@ def contour(plot: Plot, plane: Plane) -> Chart:
              "hovertemplate": "%{text}", "line": {"color": "--ground", "width": 2},
              "marker": {"color": "--ground", "size": 6}, "meta": {"group": plane.group}}
         )  # fmt: skip
-    return chart(made, x=plain_text(plot.x), y=plain_text(plot.y), hovermode="closest")
+    return chart(made, x=_wrapped(plot.x, _WIDE), y=_wrapped(plot.y, _HIGH), hovermode="closest")
 
 
 def surfaces(plots: Sequence[Plot]) -> Chart:
@@ -203,6 +223,11 @@ def surfaces(plots: Sequence[Plot]) -> Chart:
         data.append({"type": "surface", "name": plain_text(plane.name), "meta": {"group": -1, "layer": layer},
                      **_heights(plot, plane), "cmin": plane.lowest, "cmax": plane.highest,
                      "hovertemplate": "%{z:.3f} nats at (%{x:.3g}, %{y:.3g})"})  # fmt: skip
+        if len(plane.path):
+            x, y, z = way(plane).T
+            data.append({"type": "scatter3d", "mode": "lines", "name": "path", "meta": {"group": -1, "layer": layer},
+                         "x": numbers(x), "y": numbers(y), "z": numbers(z), "hoverinfo": "skip",
+                         "line": {"color": "--ink", "width": 5}})  # fmt: skip
     plot, plane = plots[0], plots[0].plane
     assert plane is not None
     made = chart(data, x="", y="", hovermode="closest")
