@@ -107,7 +107,9 @@ def test_end_to_end_all_that_is_written_lies_within_the_page():
                 ax, Plot(title=long, x=words, y=words, z="robust loss, nats", plane=replace(plane, form=form))
             )
         keys = ("held", "total", "held by differences", "total by differences", "not converged")
-        legend(made, ["digits_at", "digits_at_awp"], [("-", key) for key in keys])
+        legend(
+            made, [f"cifar10_jpeg_{name}_small" for name in ("at", "at_awp", "trades")], [("-", key) for key in keys]
+        )
         canvas = FigureCanvasAgg(made)
         canvas.draw()
     shown = [text for text in made.findobj(Text) if len(text.get_text()) > 4]  # no ticks

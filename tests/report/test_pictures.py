@@ -80,7 +80,9 @@ def test_contract_a_second_split_has_a_section_of_its_own(fake, tmp_path):
 @pytest.mark.parametrize(("most", "step"), [(2.0, "D1"), (50.0, "D2"), (1000.0, 1)])
 def test_contract_a_logarithmic_axis_names_no_more_than_there_is_room_for(most, step):
     line = Trace(name="a", group=0, x=np.arange(3.0), y=np.array([1.0, most, np.nan]))
-    assert line_chart(Plot(title="", x="", y="", traces=(line,), log="y"))["layout"]["yaxis"]["dtick"] == step
+    point = Trace(name="a", group=0, x=np.zeros(1), y=np.ones(1), low=np.ones(1), high=np.array([most]), style="points")
+    for trace in (line, point):
+        assert line_chart(Plot(title="", x="", y="", traces=(trace,), log="y"))["layout"]["yaxis"]["dtick"] == step
 
 
 def test_contract_long_names_stand_upright_and_long_titles_are_broken():

@@ -134,7 +134,9 @@ def line_chart(plot: Plot) -> Chart:
 
 def _step(plot: Plot, axis: str) -> str | int:
     """Return which numbers of a logarithmic axis have names: powers of ten, or 1, 2 and 5, or all digits."""
-    values = np.concatenate([trace.x if axis == "x" else trace.y for trace in plot.traces])
+    drawn = [trace.x if axis == "x" else trace.y for trace in plot.traces]
+    drawn += [end for trace in plot.traces if axis == "y" for end in ends(plot, trace) or ()]
+    values = np.concatenate(drawn)
     values = values[np.isfinite(values) & (values > 0)]
     low = values.min(initial=np.inf) if plot.floor is None or axis == "x" else plot.floor
     ratio = values.max(initial=0.0) / low
