@@ -12,13 +12,16 @@ from robustscape.relations import (
     LATE,
     LOSS,
     Network,
+    Relations,
     Value,
     arrows,
     halves,
     having,
+    levels,
     overfittings,
     relations,
     trends,
+    unlevelled,
 )
 from robustscape.results import load, save
 from robustscape.runs import read_runs
@@ -124,3 +127,24 @@ def test_closed_form_errors_have_a_line_on_each_side_of_ln_k():
 def test_contract_having_leaves_out_what_lacks_a_value():
     assert having([network(1.0, 2.0), None], "x", "y") == [network(1.0, 2.0)]
     assert having([network(1.0, 2.0)], "x", "z") == []
+
+
+def judged(*errors):
+    some = tuple(Network(label="a", group=0, seed=s, values={ERROR: Value(value=e)}) for s, e in enumerate(errors))
+    return Relations(last=some, best=(None,) * len(some), measures={}, classes=10, judged=None, notes=())
+
+
+def test_reference_good_average_and_poor_are_split_at_the_percentiles_of_stutz():
+    errors = [63.0, 54.0, 56.0, 58.0, 55.0, 57.0, 59.0, 61.0, 60.0, 62.0, 64.0]
+    good, average, poor = levels(judged(*errors))
+    low, high = np.percentile(errors, [30, 70])
+    assert [n.values[ERROR].value for n in good.networks] == [54, 55, 56] and low == 57
+    assert [n.values[ERROR].value for n in average.networks] == [57, 58, 59, 60] and high == 61
+    assert [n.values[ERROR].value for n in poor.networks] == [61, 62, 63, 64]
+    assert [level.errors for level in (good, average, poor)] == ["below 57.0 %", "57.0 to 61.0 %", "from 61.0 %"]
+    assert unlevelled(judged(*errors)) == ""
+
+
+@pytest.mark.parametrize(("errors", "why"), [(range(9), "of 10 runs and more; there are 9"), ([5] * 12, "the same")])
+def test_contract_too_few_runs_or_equal_ones_are_not_divided(errors, why):
+    assert levels(judged(*errors)) == () and why in unlevelled(judged(*errors))

@@ -23,6 +23,9 @@ GAP, LATE = "Test − train robust loss", "Last − best robust loss"
 OUTCOMES = {LOSS: "nats", ERROR: "%", GAP: "nats", LATE: "nats"}
 """What a measure is set beside, all on test images: name to unit."""
 
+ENOUGH = 10
+"""Fewest runs that are divided into good, average and poor ones: at least three each."""
+
 CLEAN = "Clean accuracy"
 """What partial correlations hold, %."""
 
@@ -81,6 +84,21 @@ class Trend:
     x: tuple[float, float]
     y: tuple[float, float]
     group: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """Networks of about the same robustness.
+
+    Attributes:
+        name: "good", "average" or "poor".
+        errors: Which robust errors this means, in words.
+        networks: Last checkpoints, the robust error rising.
+    """
+
+    name: str
+    errors: str
+    networks: tuple[Network, ...]
 
 
 def overfittings(folders: Sequence[RunFolder]) -> dict[str, list[Overfitting]]:
@@ -152,6 +170,46 @@ def halves(networks: Sequence[Network], classes: int) -> list[Trend]:
     below = [network for network in networks if network.values[LOSS].value < kink]
     above = [network for network in networks if network.values[LOSS].value >= kink]
     return [line for half in (below, above) if (line := _line(half, LOSS, ERROR, None)) is not None]
+
+
+def levels(found: Relations) -> tuple[Level, ...]:
+    """Return good, average and poor networks: Stutz 2021, table 1.
+
+    Good is a robust error below the 30 % percentile of all last checkpoints, poor one from the 70 % percentile on.
+
+    Returns:
+        The three; () of fewer than ``ENOUGH`` runs, and where equal errors leave one of the three empty.
+    """
+    if len(found.last) < ENOUGH:
+        return ()
+    networks = sorted(found.last, key=lambda network: network.values[ERROR].value)
+    low, high = np.percentile([network.values[ERROR].value for network in networks], [30, 70])
+    parts = (
+        ("good", f"below {low:.1f} %", -math.inf, low),
+        ("average", f"{low:.1f} to {high:.1f} %", low, high),
+        ("poor", f"from {high:.1f} %", high, math.inf),
+    )
+    made = tuple(
+        Level(name=name, errors=said, networks=tuple(n for n in networks if least <= n.values[ERROR].value < most))
+        for name, said, least, most in parts
+    )
+    return made if all(level.networks for level in made) else ()
+
+
+def spread(place: int, count: int) -> list[float]:
+    """Return where the points of a level stand beside each other, about its place."""
+    return [place + 0.5 * ((rank + 0.5) / count - 0.5) for rank in range(count)]
+
+
+def unlevelled(found: Relations) -> str:
+    """Return why there are no good, average and poor networks, "" where there are."""
+    if levels(found):
+        return ""
+    count = len(found.last)
+    if count < ENOUGH:
+        there = f"there {'is' if count == 1 else 'are'} {count}"
+        return f"Good, average and poor networks are told apart of {ENOUGH} runs and more; {there}."
+    return "Good, average and poor networks cannot be told apart: too many have the same robust error."
 
 
 # -- pieces --------------------------------------------------------------------------------------------

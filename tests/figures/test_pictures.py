@@ -1,12 +1,16 @@
 """Pictures in matplotlib, the values read back from the artists."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from robustscape.display import LIGHT
 from robustscape.figures import pictures
-from robustscape.figures.style import styled
+from robustscape.figures.style import figure, legend, styled
 from robustscape.pictures.plot import Picture, Plane, Plot, Trace
 from robustscape.pictures.slices import picture
 
@@ -78,3 +82,49 @@ def test_end_to_end_a_path_is_drawn_over_contours_and_the_same_bytes_again(tmp_p
     with styled():
         paths = [pictures.write(found, ["AT"], "Words.", tmp_path / f"{k}.pdf") for k in range(2)]
     assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_contract_the_last_of_many_names_is_there(ax):
+    bars = Trace(name="a", group=0, x=np.arange(50.0), y=np.ones(50), style="bars")
+    pictures.draw(ax, Plot(title="", x="", y="y", traces=(bars,), ticks=tuple(f"w{k}" for k in range(50))))
+    there = [text.get_text() for text in ax.get_xticklabels()]
+    assert there[0] == "w0" and there[-1] == "w49" and len(there) <= 24
+
+
+def test_end_to_end_all_that_is_written_lies_within_the_page():
+    at = np.linspace(-1, 1, 5)
+    plane = Plane(name="AT", group=0, x=at, y=at, z=at[:, None] ** 2 + at**2, lowest=0.0, highest=2.0,
+                  path=np.array([[1.0, 0.5], [0.0, 0.0]]), stops=("epoch-0000", "epoch-0009"))  # fmt: skip
+    long = "digits_at (training.keep_every 4, threat.eps 0.1, evaluation.threat.eps 0.1)"
+    words = "α: component 1, 80 % of the path; 1 is as far as it goes"
+    with styled():
+        made, (left, right) = figure(1, 2, height=2.8)
+        place = right.get_subplotspec()
+        right.remove()
+        right = made.add_subplot(place, projection="3d")
+        for ax, form in ((left, "contour"), (right, "surface")):
+            pictures.draw(
+                ax, Plot(title=long, x=words, y=words, z="robust loss, nats", plane=replace(plane, form=form))
+            )
+        keys = ("held", "total", "held by differences", "total by differences", "not converged")
+        legend(
+            made, [f"cifar10_jpeg_{name}_small" for name in ("at", "at_awp", "trades")], [("-", key) for key in keys]
+        )
+        canvas = FigureCanvasAgg(made)
+        canvas.draw()
+    shown = [text for text in made.findobj(Text) if len(text.get_text()) > 4]  # no ticks
+    boxes = [text.get_window_extent(canvas.get_renderer()) for text in shown]
+    inside = made.bbox.padded(1)
+    named = [text.get_text() for text, box in zip(shown, boxes, strict=True)
+             if not (inside.contains(box.x0, box.y0) and inside.contains(box.x1, box.y1))]  # fmt: skip
+    assert named == []
+    (start,) = [box for text, box in zip(shown, boxes, strict=True) if text.get_text() == "epoch-0000"]
+    assert start.x1 <= left.get_window_extent().x1 + 1
+    z = right.lines[0].get_data_3d()[2]
+    np.testing.assert_allclose([z[0], z[-1]], [1.25, 0], atol=1e-12)
+
+
+def test_contract_a_lone_point_says_which_line_it_is_of(ax):
+    lone = [Trace(name="a", group=0, x=np.arange(2.0), y=np.array([np.nan, 1.0]), style=s) for s in ("dot", "dashdot")]
+    pictures.draw(ax, Plot(title="", x="", y="", traces=tuple(lone)))
+    assert [line.get_marker() for line in ax.lines] == ["^", "v"]

@@ -57,7 +57,7 @@ def spectrum(*coordinates, model):
 
 def test_contract_seeds_that_were_measured_otherwise_are_left_out_and_named(fake, tmp_path):
     folders = [fake.run(tmp_path / f"at-{seed}", name="at", seed=seed, rise=0.1 + seed) for seed in range(3)]
-    change(folders[1], "slices-last", split="train")
+    change(folders[1], "slices-last", n=400)
     change(folders[1], "flatness-last", n=400)
     runs = read_runs(folders)
     one = next(each for each in shown(runs) if each.stem == "slices")
@@ -66,6 +66,22 @@ def test_contract_seeds_that_were_measured_otherwise_are_left_out_and_named(fake
     table = summary(runs)
     (cell,) = (row[[c.name for c in table.columns].index("Flatness")] for row in table.rows)
     assert cell.value == (0.1 + 2.1) / 2
+
+
+def test_contract_every_split_of_the_last_checkpoint_has_a_picture(fake, tmp_path):
+    folders = [fake.run(tmp_path / f"at-{seed}", name="at", seed=seed, whole=False) for seed in range(2)]
+    for folder, plain, other in zip(folders, ("test", "train"), ("train", "test"), strict=True):
+        for split, file in ((plain, "slices-last"), (other, f"slices-last-{other}"), ("test", "slices-best")):
+            save(replace(fake.slices(0.1, 1.0), split=split), folder / "results" / f"{file}.json")
+    (folders[1] / "results" / "slices-last-test.json").unlink()
+    runs = read_runs(folders)
+    test, train = shown(runs)
+    assert (test.split, test.file, dict(test.runs)) == ("test", "slices-last", {"at": 1})
+    assert (train.split, train.file, dict(train.runs)) == ("train", "slices-last-train", {"at": 2})
+    assert train.picture.title.endswith("directions: train images")
+    assert [len(one.lacking) for one in (test, train)] == [1, 0]
+    assert [one.file for one in shown(runs, every=True)] == ["slices-last", "slices-last-train", "slices-best"]
+    assert not shown(read_runs(folders[1:]))[0].picture.title.endswith("images")
 
 
 def test_contract_methods_that_were_measured_otherwise_are_not_drawn_together(fake, tmp_path):

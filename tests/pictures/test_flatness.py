@@ -5,6 +5,7 @@ import numpy as np
 from robustscape.landscape.crossed import Components
 from robustscape.landscape.flatness import AtRadius
 from robustscape.pictures.flatness import picture
+from robustscape.pictures.plot import sentences
 
 
 def swept(fake, rise):
@@ -39,3 +40,14 @@ def test_closed_form_parts_of_the_error_sum_to_all_of_it(fake):
 
 def test_contract_a_single_radius_of_one_method_has_no_picture(fake):
     assert picture({"AT": [fake.flatness(0.3, 0.1)]}) is None
+
+
+def test_contract_bands_over_seeds_and_each_seeds_own_bars_are_told_apart(fake):
+    some = [swept(fake, 0.2), swept(fake, 0.3)]
+    said = sentences(picture({"AT": some, "AWP": some}).how)
+    assert "Bands: one standard deviation over seeds." in said and "Of differences each seed's own bars: 95 %" in said
+    said = sentences(picture({"AT": some, "AWP": some[:1]}).how)
+    assert "over seeds; of a single run 95 % intervals over draws" in said
+    said = sentences(picture({"AT": [fake.flatness(0.3, 0.1)], "AWP": [fake.flatness(0.2, 0.1)]}).how)
+    assert "Bands" not in said and "Of differences" in said
+    assert "differences" not in sentences(picture({"AT": some}).how)

@@ -2,7 +2,20 @@ import numpy as np
 import pytest
 
 from robustscape.landscape.flatness import Estimate
-from robustscape.pictures.plot import Plot, Trace, alike, ends, interval, mean, seeds, sentences
+from robustscape.pictures.plot import (
+    Plane,
+    Plot,
+    Trace,
+    alike,
+    ends,
+    interval,
+    joined,
+    marked,
+    mean,
+    seeds,
+    sentences,
+    way,
+)
 
 
 def trace(y, low, high):
@@ -31,6 +44,16 @@ def test_closed_form_ends_that_no_logarithm_has_are_drawn_at_the_edge():
     assert low[0] == low[1] == 0.8
 
 
+@pytest.mark.parametrize(
+    ("y", "points", "lines"),
+    [([np.nan, 1.0], True, False), ([1.0, 2.0], False, True), ([1.0, np.nan, 2.0], True, False), ([1.0], True, False),
+     ([1.0] * 10 + [np.nan], True, True), ([1.0] * 11, False, True)],
+)  # fmt: skip
+def test_contract_points_that_no_line_would_show_are_marked(y, points, lines):
+    one = trace(y, y, y)
+    assert (marked(one), joined(one)) == (points, lines)
+
+
 def test_contract_what_was_measured_otherwise_is_left_out():
     assert alike({"a": [1, 1, 2], "b": [], "c": [3]}, lambda n: n) == {"a": [1, 1], "b": [], "c": []}
     assert alike({"a": [1, 2], "b": [2], "c": [3]}, lambda n: n) == {"a": [2], "b": [2], "c": []}
@@ -47,3 +70,14 @@ def test_contract_words():
 def test_contract_no_ends_without_both(low):
     one = Trace(name="a", group=0, x=np.zeros(1), y=np.zeros(1), low=low)
     assert ends(Plot(title="", x="", y="", traces=(one,)), one) is None
+
+
+def test_closed_form_a_path_lies_on_its_plane():
+    x, y = np.array([-1.0, 0.0, 1.0]), np.array([-1.0, 1.0])
+    plane = Plane(name="a", group=0, x=x, y=y, z=2 * x + 3 * y[:, None], lowest=-5.0, highest=5.0,
+                  path=np.array([[1 + 1e-9, -1.0], [-0.5, 0.5], [-0.5, 2.0]]))  # fmt: skip
+    points = way(plane)
+    np.testing.assert_array_equal(points[[0, 16, 32], :2], plane.path)
+    within = points[:, 1] <= 1
+    np.testing.assert_allclose(points[within, 2], points[within] @ [2, 3, 0], atol=1e-8)
+    assert within.sum() > 20 and np.isnan(points[~within, 2]).all()

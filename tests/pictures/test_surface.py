@@ -26,5 +26,8 @@ def test_contract_a_level_surface_has_a_scale_too(fake):
 def test_contract_a_path_is_drawn_with_its_checkpoints(fake):
     facts = Facts(along="path", explained=(0.8, 0.1), path=((1.0, 0.0), (0.5, 1.0)), checkpoints=("a", "b"))
     plot = picture({"a": [fake.surface(facts=facts)]}).plots[0]
-    assert plot.x == "component 1: 80 % of the path" and plot.y == "component 2: 10 % of the path"
+    assert (
+        plot.x == "α: component 1, 80 % of the path; 1 is as far as it goes"
+        and plot.y == "β: component 2, 10 % of the path; 1 is as far as it goes"
+    )
     assert plot.plane.path.tolist() == [[1, 0], [0.5, 1]] and plot.plane.stops == ("a", "b")

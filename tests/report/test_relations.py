@@ -12,7 +12,7 @@ import scipy.stats as st
 from robustscape.relations import LOSS, OUTCOMES, relations
 from robustscape.report import relation_charts
 from robustscape.report.page import page
-from robustscape.report.relations import correlations, gaps, section, to_lines
+from robustscape.report.relations import correlations, gaps, level_table, section, to_lines
 from robustscape.report.tables import to_csv, to_latex, to_markdown
 from robustscape.runs import read_runs
 
@@ -117,3 +117,22 @@ def test_end_to_end_the_page_shows_it_and_says_what_is_missing(fake, tmp_path):
     )
     assert "no evaluation of the best checkpoint on test" in words and "&lt;at&gt;" in words
     assert 'id="relation-gap"' in text and "<at>" not in text.split("<script")[0]
+
+
+def test_end_to_end_good_average_and_poor_networks_or_why_there_are_none(folders, fake, tmp_path):
+    assert "told apart of 10 runs and more; there are 7" in section(folders, {})
+    runs = [fake.run(tmp_path / str(s), name="<at>", seed=s, robust=0.2 + 0.05 * s, rise=0.1 * s) for s in range(10)]
+    drawn = {}
+    html = section(read_runs(runs), drawn)
+    assert "told apart" not in html and 'id="relation-levels"' in html
+    *lines, points = drawn["relation-levels"]["data"]
+    assert [line["y"] for line in lines] == [[pytest.approx(of)] * 2 for of in (0.1, 0.45, 0.8)]
+    assert points["text"][0] == "&lt;at&gt;, seed 0<br>Robust error 20.0 %" and len(points["x"]) == 10
+    (good, *_) = level_table(relations(read_runs(runs))).rows
+    assert good[:2] == ("good", "below 33.5 %") and good[2].value == 3 and good[3].value == pytest.approx(25)
+
+
+def test_contract_points_are_named(found):
+    data = relation_charts.outcome(found, LOSS, list(found.measures))["data"]
+    points = [trace for trace in data if trace["mode"] == "markers"]
+    assert points[-1]["text"] == ["at_awp, seed 0, last", "at_awp, seed 1, last", "at_awp, seed 2, last"]

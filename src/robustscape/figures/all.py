@@ -12,7 +12,7 @@ from robustscape.figures import flatness, histograms, images, panels, pictures, 
 from robustscape.figures import relations as relation_figures
 from robustscape.figures.style import caption, figure, legend, save, styled
 from robustscape.pictures.all import shown
-from robustscape.relations import GAP, LATE, LOSS, Relations, relations
+from robustscape.relations import GAP, LATE, LOSS, Relations, levels, relations, unlevelled
 from robustscape.runs import RunFolder, StudyFolder, checkpoints, grouped, labels, logs, read_folders
 from robustscape.types import BadInput
 
@@ -32,7 +32,8 @@ def draw(run: Path | Sequence[Path], out: Path | None = None, *, form: Form = "p
 
     Returns:
         The files written: training-curves, and for each checkpoint one of every measurement, histograms and, for
-        each run, images; of four runs and more relations; one for each part of a study that has a figure.
+        each run, images; of four runs and more relations, of ten relations-levels; one for each part of a study that
+        has a figure.
 
     Raises:
         BadInput: neither a run nor a study there, nothing to draw, or several runs without ``out``.
@@ -89,7 +90,7 @@ def _pictures(folders: Sequence[RunFolder], out: Path, form: Form) -> list[Path]
         seeds = ", ".join(f"{label} {count}" for label, count in each.runs.items() if count)
         text = " ".join([f"{each.picture.title}.", *([f"Checkpoint {each.checkpoint}."] if each.checkpoint else []),
                          f"Seeds: {seeds}."])  # fmt: skip
-        path = out / f"{each.stem}{f'-{each.checkpoint}' if each.checkpoint else ''}.{form}"
+        path = out / f"{each.file}.{form}"
         paths.append(
             pictures.write(each.picture, [label if count else "" for label, count in each.runs.items()], text, path)
         )
@@ -127,7 +128,39 @@ def _relations(folders: Sequence[RunFolder], out: Path, form: Form) -> list[Path
     others = [(measure, LOSS) for measure in measures]
     if len(others) > 1:
         paths.append(_related(found, folders, others, out / f"relations-measures.{form}"))
+    if levels(found) and measures:
+        paths.append(_levels(found, folders, out / f"relations-levels.{form}"))
     return paths
+
+
+def _levels(found: Relations, folders: Sequence[RunFolder], path: Path) -> Path:
+    """Write a figure of each measure of good, average and poor networks."""
+    count = len(found.measures)
+    made, axes = figure(-(-count // 2), min(count, 2), height=2.2 * -(-count // 2) + 0.5)
+    for ax, measure in zip(axes, found.measures, strict=False):
+        relation_figures.draw_levels(ax, found, measure=measure)
+    for ax in axes[count:]:
+        ax.set_visible(False)
+    legend(made, _there(found, folders))
+    text = (
+        "Good, average, poor: divided at the 30 % and the 70 % percentile of the robust error (Stutz 2021, table 1); "
+    )
+    text += "lines: means; 95 % intervals; from left to right the robust error rises within each. "
+    caption(made, " ".join([text + _judged(found), *found.notes]))
+    return save(made, path)
+
+
+def _there(found: Relations, folders: Sequence[RunFolder]) -> list[str]:
+    there = {network.label for network in found.last}
+    return [label if label in there else "" for label in labels(folders)]
+
+
+def _judged(found: Relations) -> str:
+    """Say how all runs were judged."""
+    judged = found.judged
+    assert judged is not None, "at least four runs were judged"
+    text = f"{threat_words(judged.norm, judged.eps)}, {judged.attack}, test, n = {judged.robust_loss.n:,}. "
+    return f"{text}Runs: {len(found.last)}."
 
 
 def _related(
@@ -140,8 +173,6 @@ def _related(
 ) -> Path:
     """Write a figure of (measure, outcome) panels, the robust error against the loss behind the first."""
     count = len(parts) + errors
-    judged = found.judged
-    assert judged is not None, "at least four runs were judged"
     made, axes = figure(-(-count // 2), min(count, 2), height=2.2 * -(-count // 2) + 0.5)
     rest = list(axes)
     if errors:
@@ -150,11 +181,10 @@ def _related(
         relation_figures.draw(ax, found, x=measure, y=outcome)
     for ax in rest[len(parts) :]:
         ax.set_visible(False)
-    there = {network.label for network in found.last}
-    legend(made, [label if label in there else "" for label in labels(folders)])
+    legend(made, _there(found, folders))
     text = "Filled: last checkpoint, open: best, an arrow between the two; 95 % intervals; dotted: least squares. "
-    text += f"{threat_words(judged.norm, judged.eps)}, {judged.attack}, test, n = {judged.robust_loss.n:,}. "
-    caption(made, " ".join([text + f"Runs: {len(found.last)}.", *found.notes]))
+    text += "Names with the seed, where there is room. "
+    caption(made, " ".join([text + _judged(found), *found.notes, *filter(None, [unlevelled(found)])]))
     return save(made, path)
 
 

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from robustscape.display import FEW
 from robustscape.figures.style import FAINT, INK, MARKERS, caption, figure, group_colour, legend, save
-from robustscape.pictures.plot import Picture, Plane, Plot, Style, Trace, ends, sentences
+from robustscape.pictures.plot import Picture, Plane, Plot, Style, Trace, ends, joined, marked, sentences, way
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LINES: dict[Style, str] = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
+_LONE: dict[Style, str] = {"solid": "o", "dash": "x", "dot": "^", "dashdot": "v"}  # where no line says which it is
 _BARS = ("bars", "hatched")
 _NAMED = 24  # positions that are named at most
-_LETTERS = 52  # of a title or label, over half the width
+_TITLE = 30  # letters of a title over a plane, beside its scale
+_LETTERS = 40  # of a title or label, over half the width
 
 
 def draw(ax: Axes, plot: Plot) -> None:
@@ -32,8 +33,8 @@ def draw(ax: Axes, plot: Plot) -> None:
     """
     grid = ax.get_gridspec()
     wide = _LETTERS if grid is None or grid.ncols > 1 else 2 * _LETTERS
-    ax.set_title(textwrap.fill(plot.title, wide))
-    ax.set(xlabel=textwrap.fill(plot.x, wide), ylabel=textwrap.fill(plot.y, 40))
+    ax.set_title(textwrap.fill(plot.title, wide if plot.plane is None else _TITLE))
+    ax.set(xlabel=textwrap.fill(plot.x, wide), ylabel=textwrap.fill(plot.y, 34))
     if plot.plane is not None:
         _plane(ax, plot, plot.plane)
     else:
@@ -64,8 +65,12 @@ def write(picture: Picture, labels: Sequence[str], text: str, path: Path) -> Pat
         draw(ax, plot)
     for ax in axes[count:]:
         ax.set_visible(False)
+    traces = [trace for plot in picture.plots for trace in plot.traces if trace.style in _LONE]
+    lone = {trace.style for trace in traces if np.isfinite(trace.y).any() and not joined(trace)}
     flat = all(plot.plane is not None for plot in picture.plots)
-    legend(made, [] if flat else labels, [(_look(style), meaning) for style, meaning in picture.keys])
+    legend(
+        made, [] if flat else labels, [(_look(style, lone=style in lone), meaning) for style, meaning in picture.keys]
+    )
     caption(made, said)
     return save(made, path)
 
@@ -110,11 +115,19 @@ def _decades(ax: Axes, plot: Plot) -> None:
 def _one(ax: Axes, plot: Plot, trace: Trace) -> None:
     """Draw a line with its band, or points with their intervals."""
     colour, found = _colour(trace.group), ends(plot, trace)
-    line, few = _LINES.get(trace.style), len(trace.x) <= FEW and len(trace.x) != 2  # two points are a level
+    line = _LINES.get(trace.style)
     y = np.where(np.isfinite(trace.y), trace.y, np.nan)
     if line is not None:
-        ax.plot(trace.x, y, line, color=colour, marker="." if few else "", linewidth=1.2)
-    if found is not None and line is not None and len(trace.x) > 1:
+        ax.plot(
+            trace.x,
+            y,
+            line,
+            color=colour,
+            marker=_LONE[trace.style] if not joined(trace) else "." if marked(trace) else "",
+            markersize=4,
+            linewidth=1.2,
+        )
+    if found is not None and line is not None and joined(trace):
         ax.fill_between(trace.x, *found, color=colour, alpha=0.18, linewidth=0)
     elif found is not None:
         lengths = np.nan_to_num(np.abs([y - found[0], found[1] - y]))
@@ -147,9 +160,10 @@ def _shaded(ax: Axes, plot: Plot, trace: Trace, shade: np.ndarray) -> None:
 
 def _ticks(ax: Axes, names: Sequence[str]) -> None:
     every = -(-len(names) // _NAMED)
+    places = [place for place in range(0, len(names), every) if len(names) - 1 - place >= every] + [len(names) - 1]
     long = max(map(len, names)) * len(names) > 60
     look: dict[str, Any] = {"rotation": 90, "fontsize": 6} if long else {}
-    ax.set_xticks(range(0, len(names), every), names[::every], **look)
+    ax.set_xticks(places, [names[place] for place in places], **look)
     ax.set_xlim(-0.6, len(names) - 0.4)
 
 
@@ -157,10 +171,10 @@ def _colour(group: int | None) -> str:
     return INK if group is None else group_colour(group)
 
 
-def _look(style: Style) -> dict[str, Any]:
+def _look(style: Style, *, lone: bool) -> dict[str, Any]:
     """Return how a style's line in the legend is drawn."""
     if style in _LINES:
-        return {"linestyle": _LINES[style]}
+        return {"linestyle": _LINES[style], **({"marker": _LONE[style], "markersize": 4} if lone else {})}
     bars = {
         "bars": {"markersize": 6, "marker": "s"},
         "hatched": {"markersize": 6, "marker": "s", "markerfacecolor": "white"},
@@ -185,8 +199,15 @@ def _plane(ax: Any, plot: Plot, plane: Plane) -> None:
             warnings.filterwarnings("ignore", message="Z contains NaN", category=UserWarning)
             ax.plot_surface(x, y, plane.z, rcount=100, ccount=100, linewidth=0, antialiased=True, **scale)
         ax.set_zlim(plane.lowest, plane.highest)
-        ax.set(xlabel="α", ylabel="β", zlabel=plot.z)  # beside the contours, which say what α and β are
-        ax.tick_params(labelsize=5, pad=-2)
+        if len(plane.path):
+            ax.computed_zorder = False  # the path lies on the surface
+            ax.plot(*way(plane).T, color="white", linewidth=1.2, zorder=5)
+            ax.plot(*way(plane).T, color=INK, linewidth=0.6, zorder=6)
+        for axis, name in ((ax.xaxis, "α"), (ax.yaxis, "β"), (ax.zaxis, plot.z)):  # contours say what α and β are
+            axis.set_label_text(name, fontsize=7)
+            axis.labelpad = -8
+        ax.set_box_aspect(None, zoom=0.85)  # the label of the heights within the page
+        ax.tick_params(labelsize=5, pad=-3)
         return
     levels = MaxNLocator(12).tick_values(plane.lowest, plane.highest)
     z = np.ma.masked_invalid(plane.z)
@@ -198,4 +219,7 @@ def _plane(ax: Any, plot: Plot, plane: Plane) -> None:
     if len(plane.path):
         ax.plot(*plane.path.T, color="white", marker=".", markersize=3, linewidth=1)
         for at in (0, -1):
-            ax.annotate(plane.stops[at], plane.path[at], color="white", fontsize=6)
+            x, y = plane.path[at]
+            side = "right" if x > plane.x.mean() else "left"  # inwards
+            below = "top" if y > plane.y.mean() else "bottom"
+            ax.annotate(plane.stops[at], (x, y), color="white", fontsize=6, ha=side, va=below)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ from robustscape.relations import (
     arrows,
     halves,
     having,
+    levels,
+    spread,
     trends,
 )
 
@@ -35,6 +38,7 @@ def draw(ax: Axes, found: Relations, *, x: str, y: str) -> None:
         y: The outcome, one of ``relations.OUTCOMES``.
     """
     _draw(ax, found, x, y, trends(having(found.last, x, y), x, y))
+    _name(ax, having(found.last, x, y), x, y)
     ax.set(xlabel=_axis(x, found.measures[x]), ylabel=_axis(y, OUTCOMES[y]))
 
 
@@ -54,7 +58,55 @@ def draw_errors(ax: Axes, found: Relations) -> None:
     ax.set(xlabel=_axis(LOSS, OUTCOMES[LOSS]), ylabel=_axis(ERROR, OUTCOMES[ERROR]))
 
 
+def draw_levels(ax: Axes, found: Relations, *, measure: str) -> None:
+    """Draw a measure of good, average and poor networks, with the mean of each (Stutz 2021, table 1).
+
+    Args:
+        ax: Where.
+        found: The runs, at least ``relations.ENOUGH``.
+        measure: One of ``found.measures``.
+    """
+    there = levels(found)
+    for place, level in enumerate(there):
+        networks = having(level.networks, measure)
+        for x, network in zip(spread(place, len(networks)), networks, strict=True):
+            _mark(ax, network, x, network.values[measure], Value(value=x), filled=True)
+        if networks:
+            mean = math.fsum(network.values[measure].value for network in networks) / len(networks)
+            ax.plot([place - 0.35, place + 0.35], [mean, mean], color=INK, linewidth=0.9, zorder=1)
+    ax.set_xticks(range(len(there)), [f"{level.name}\n{level.errors}" for level in there], fontsize=6)
+    ax.set(xlabel="robust error", ylabel=textwrap.fill(_axis(measure, found.measures[measure]), 24))
+
+
 # -- pieces --------------------------------------------------------------------------------------------
+
+_SIZE = 4.5  # of names, points
+_LONGEST = 26  # letters of a name
+
+
+def _name(ax: Axes, networks: Sequence[Network], x: str, y: str) -> None:
+    """Write the names of points beside them, where neither another name nor another point is in the way."""
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    box = ax.get_window_extent()
+    letter, line = (_SIZE * ax.figure.dpi / 72 * part / whole for part, whole in ((0.6, box.width), (1.3, box.height)))
+    points = [((n.values[x].value - left) / (right - left), (n.values[y].value - low) / (high - low)) for n in networks]
+    taken: list[tuple[float, float, float, float]] = []
+    for network, (across, up) in zip(networks, points, strict=True):
+        name = network.label if len(network.label) <= _LONGEST else f"{network.label[: _LONGEST - 1]}…"
+        name = f"{name}, {network.seed}"
+        gap, width = 1.5 * letter, len(name) * letter
+        others = [(a, a, u, u) for a, u in points if (a, u) != (across, up)]
+        for side, left, right in (("left", across, across + gap + width), ("right", across - gap - width, across)):
+            own = (left, right, up, up + line)  # above the bar
+            if left >= 0 and right <= 1 and not any(_overlap(own, other) for other in (*taken, *others)):
+                taken.append(own)
+                at = across + gap if side == "left" else across - gap
+                ax.text(at, up, name, transform=ax.transAxes, ha=side, va="bottom", fontsize=_SIZE, color=INK)
+                break
+
+
+def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    return one[0] <= other[1] and other[0] <= one[1] and one[2] <= other[3] and other[2] <= one[3]
 
 
 def _draw(ax: Axes, found: Relations, x: str, y: str, lines: Sequence[Trend]) -> None:
@@ -71,10 +123,13 @@ def _draw(ax: Axes, found: Relations, x: str, y: str, lines: Sequence[Trend]) ->
 
 
 def _point(ax: Axes, network: Network, x: str, y: str, *, filled: bool) -> None:
-    across, up = network.values[x], network.values[y]
+    _mark(ax, network, network.values[x].value, network.values[y], network.values[x], filled=filled)
+
+
+def _mark(ax: Axes, network: Network, x: float, up: Value, across: Value, *, filled: bool) -> None:
     colour = group_colour(network.group)
     ax.errorbar(
-        across.value,
+        x,
         up.value,
         xerr=_lengths(across),
         yerr=_lengths(up),

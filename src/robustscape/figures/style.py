@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ MARKERS = "osD^vPX*"
 
 WIDTH = 5.5
 """Width of a figure, inches: the text width of most conference papers."""
+
+_LINE, _KEY = 108, 10  # letters of a legend in the figure's width, and those that the sign before a word takes
 
 _RC: Any = {
     "font.size": 8,
@@ -94,8 +97,18 @@ def legend(made: Figure, names: Iterable[str], lines: Iterable[tuple[Any, str]] 
     looks = [(style if isinstance(style, dict) else {"linestyle": style}, meaning) for style, meaning in lines]
     styles = [Line2D([], [], color=INK, label=meaning, **look) for look, meaning in looks]
     handles = [*groups, *styles]
-    rows = 1 + sum(len(str(handle.get_label())) + 7 for handle in handles) // 100
-    made.legend(handles=handles, loc="outside upper left", ncols=-(-len(handles) // rows))
+    made.legend(handles=handles, loc="outside upper left", ncols=_columns([str(h.get_label()) for h in handles]))
+
+
+def _columns(words: Sequence[str]) -> int:
+    """Return the most columns of a legend that the figure's width has room for; each is as wide as its longest."""
+    for count in range(len(words), 1, -1):
+        rows, more = divmod(len(words), count)
+        starts = [place * rows + min(place, more) for place in range(count + 1)]
+        parts = [words[low:high] for low, high in pairwise(starts)]
+        if sum(max(map(len, part)) + _KEY for part in parts) <= _LINE:
+            return count
+    return 1
 
 
 def caption(made: Figure, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -27,15 +28,16 @@ from robustscape.pictures.spectrum import STEPS
 
 _WHICH: tuple[tuple[str, Style], ...] = (("held", "dash"), ("total", "solid"))
 _DIFFERENCES: tuple[tuple[str, Style], ...] = (("held", "dashdot"), ("total", "dot"))
+_DRAWN = "differences are those of the slope at radius {radius:g}, where noise is the smallest part of total − held"
 
 
 def picture(found: Mapping[str, Sequence[CurvatureResult]]) -> Picture:
     """Return curvature over eps: the largest eigenvalue, and along each direction, inputs held and following."""
     found = alike(found, lambda r: (r.coordinates, tuple((at.eps, len(at.along)) for at in r.levels)))
-    one = first(found)
+    one, radius = first(found), _radius(found)
     names = [along.direction for along in one.levels[0].along]
     plots = [_top(found)] if any(at.top is not None for at in one.levels) else []
-    plots += [_along(found, number, name) for number, name in enumerate(names)]
+    plots += [_along(found, number, name, radius) for number, name in enumerate(names)]
     return Picture(
         kind="curvature",
         title="Curvature with the inputs held, and following",
@@ -44,9 +46,10 @@ def picture(found: Mapping[str, Sequence[CurvatureResult]]) -> Picture:
         keys=(("dash", "held"), ("solid", "total"), ("dashdot", "held by differences"), ("dot", "total by differences"),
               ("hollow", "not converged")),
         how=(
-            words(found, _how),
-            seeds(found, alone="95 % intervals over examples"),
-            f"noise of the ascents in total by differences, {said}" if (said := each(found, _noise)) else "",
+            words(found, lambda r: _how(r, radius)),
+            _DRAWN.format(radius=radius) if radius else "",
+            seeds(found, alone="the noise of ascents that end too early, of the total by differences"),
+            f"this noise, {said}" if (said := each(found, lambda r: _noise(r, radius))) else "",
         ),
         care=_care(one),
     )  # fmt: skip
@@ -62,16 +65,17 @@ def _care(one: CurvatureResult) -> tuple[str, ...]:
     )
 
 
-def _how(r: CurvatureResult) -> str:
-    radii = [d.radius for at in r.levels for along in at.along for d in along.differences]
-    middle = sorted(set(radii))[len(set(radii)) // 2] if radii else 0.0
-    text = f"A step of 1 is {STEPS[r.coordinates]}; differences at radius {middle:g}; {r.settle} steps of ascent at w, "
-    return f"{text}{r.follow} after a move; {r.attack}; {r.split}, n = {r.n:,}"
+def _how(r: CurvatureResult, radius: float) -> str:
+    text = f"A step of 1 is {STEPS[r.coordinates]}; {r.settle} steps of ascent at w, {r.follow} after a move"
+    apart = {at.top.by for at in r.levels if at.top is not None and at.top.by.startswith("differences")}
+    apart -= {f"differences at radius {radius:g}"}
+    text += f"; largest eigenvalue by {' and '.join(sorted(apart))}" if apart else ""
+    return f"{text}; {r.attack}; {r.split}, n = {r.n:,}"
 
 
-def _noise(r: CurvatureResult) -> str:
+def _noise(r: CurvatureResult, radius: float) -> str:
     """Return in words how far total differences may be off since ascents end too early."""
-    noises = [_middle(along).noise for at in r.levels for along in at.along if along.differences]
+    noises = [d.noise_by_gradients for at in r.levels for along in at.along if (d := _at(along, radius))]
     return f"up to {max(noises):.2g} nats" if noises else ""
 
 
@@ -102,7 +106,7 @@ def _top(found: Mapping[str, Sequence[CurvatureResult]]) -> Plot:
     return _plot(found, "Largest eigenvalue", traces, "eigenvalue, nats")
 
 
-def _along(found: Mapping[str, Sequence[CurvatureResult]], number: int, name: str) -> Plot:
+def _along(found: Mapping[str, Sequence[CurvatureResult]], number: int, name: str, radius: float) -> Plot:
     traces = []
     for group, label, results in runs(found):
         x = _eps(results[0])
@@ -110,11 +114,11 @@ def _along(found: Mapping[str, Sequence[CurvatureResult]], number: int, name: st
             values = [_each(r, lambda at, which=which: getattr(at.along[number], which)) for r in results]
             traces.append(mean(f"{label}, {which}", group, x, values, style=style))
         for which, style in _DIFFERENCES:
-            values, *ends = (
-                [_each(r, lambda at, w=which, end=end: _difference(at.along[number], w, end)) for r in results]
-                for end in ("value", "low", "high")
+            values, noise = (
+                [_each(r, lambda at, f=field: _difference(at.along[number], radius, f)) for r in results]
+                for field in (f"{which}_by_gradients", "noise_by_gradients")
             )
-            own = [(ends[0][0], ends[1][0])]
+            own = [(values[0] - noise[0], values[0] + noise[0])] if which == "total" else []
             traces.append(mean(f"{label}, {which} by differences", group, x, values, ends=own, style=style))
     return _plot(found, f"Along {name.replace('random', 'random direction')}", traces, "curvature v'Hv, nats")
 
@@ -123,11 +127,31 @@ def _each(r: CurvatureResult, of: Callable[[AtEps], float | None]) -> np.ndarray
     return np.array([of(at) for at in r.levels], dtype=float)  # None becomes NaN
 
 
-def _difference(along: Along, which: str, end: str) -> float | None:
-    """Return the held or total curvature by differences at the middle radius, or an end of its interval."""
-    return getattr(getattr(_middle(along), which), end) if along.differences else None
+def _difference(along: Along, radius: float, field: str) -> float | None:
+    """Return a field of the differences at a radius."""
+    found = _at(along, radius)
+    return None if found is None else getattr(found, field)
 
 
-def _middle(along: Along) -> AtRadius:
-    rising = sorted(along.differences, key=lambda one: one.radius)
-    return rising[len(rising) // 2]
+def _at(along: Along, radius: float) -> AtRadius | None:
+    return next((one for one in along.differences if one.radius == radius), None)
+
+
+def _radius(found: Mapping[str, Sequence[CurvatureResult]]) -> float:
+    """Return the radius at which noise is the smallest part of total minus held, along the worst direction.
+
+    It is the same for all runs and eps, since over another radius the loss is another. 0 where there are none.
+    """
+    parts: dict[float, dict[str, list[float]]] = {}
+    for at in (at for results in found.values() for r in results for at in r.levels):
+        for along in at.along:
+            for one in along.differences:
+                sums = parts.setdefault(one.radius, {}).setdefault(along.direction, [0.0, 0.0])
+                sums[0] += one.noise_by_gradients
+                sums[1] += abs(one.total_by_gradients - one.held_by_gradients)
+    return min(parts, key=lambda radius: max(map(_part, parts[radius].values())), default=0.0)
+
+
+def _part(sums: Sequence[float]) -> tuple[float, float]:
+    noise, excess = sums
+    return noise / excess if excess else math.inf, noise

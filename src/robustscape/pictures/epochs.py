@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from robustscape.landscape.flatness import FlatnessResult
 from robustscape.landscape.headlines import Headline, headlines
 from robustscape.pictures.plot import Picture, Plot, Trace
+from robustscape.relations import measured_by
 from robustscape.runs import RunFolder
 
 _FILE = re.compile(r"(?P<stem>.+)-epoch-(?P<epoch>\d+)")
@@ -26,27 +27,54 @@ def picture(folders: Sequence[RunFolder]) -> Picture | None:
         plots += [_trajectory(folder, *of) for folder, of in flat if len(of[0]) > 1]
     if not plots:
         return None
-    result = next(results[0] for of in found.values() for _, results in of.values())
     return Picture(
         kind="loss",
         title="Through training",
         lead="What was measured at the end of some epochs: where flatness is lost, and when.",
         plots=tuple(plots),
-        how=(
-            f"a line a run, with 95 % intervals where there are; {getattr(result, 'split', '')}, "
-            f"n = {getattr(result, 'n', 0):,}",
-        ),
+        how=("a line a run, with 95 % intervals where there are", _images(stems, list(found.values()))),
         care=("along one run everything changes with the epoch: what goes together need not cause each other",),
     )
 
 
+def _images(stems: Sequence[str], found: Sequence[Mapping[str, tuple[list[int], list[Any]]]]) -> str:
+    """Say on which images everything was measured, and what on which where they differ."""
+    on: dict[str, dict[str, None]] = {}
+    for stem in stems:
+        for result in (result for of in found for result in of.get(stem, ([], []))[1]):
+            n = getattr(result, "n", None)
+            words = [getattr(result, "split", ""), "" if n is None else f"n = {n:,}"]
+            if said := ", ".join(filter(None, words)):
+                on.setdefault(said, {})[stem] = None
+    if len(on) == 1:
+        return next(iter(on))
+    return "; ".join(f"{' and '.join(of)}: {said}" for said, of in on.items())
+
+
 def _epochs(folder: RunFolder) -> dict[str, tuple[list[int], list[Any]]]:
-    """Return, by the stem of the file, the epochs that were measured, rising, with their results."""
+    """Return, by the stem of the file, the epochs that were measured, rising, with their results.
+
+    The last checkpoint is the last epoch's, where it was measured as the others were.
+    """
     found: dict[str, dict[int, Any]] = {}
     for file, result in folder.results.items():
         if match := _FILE.fullmatch(file):
             found.setdefault(match["stem"], {})[int(match["epoch"])] = result
+    last = _last(folder)
+    for stem, of in found.items():
+        hows = {measured_by(result) for result in of.values()}
+        files = [name for name in folder.results if re.fullmatch(rf"{stem}-last(-(test|train|validation))?", name)]
+        ends = [folder.results[name] for name in files if measured_by(folder.results[name]) in hows]
+        if ends and last is not None:
+            of.setdefault(last, ends[0])
     return {stem: (sorted(of), [of[epoch] for epoch in sorted(of)]) for stem, of in found.items()}
+
+
+def _last(folder: RunFolder) -> int | None:
+    """Return the number of the last epoch, None where nothing says so."""
+    if folder.log is not None and folder.log.epochs:
+        return folder.log.epochs[-1].epoch
+    return folder.settings.get("training", {}).get("epochs")
 
 
 def _numbers(folders: Sequence[RunFolder], found: Sequence[tuple[list[int], list[Any]] | None]) -> Plot | None:

@@ -13,12 +13,16 @@ from robustscape.types import BadInput
 
 _PARTS = (("draws", "between_draws"), ("examples", "between_examples"), ("interaction", "interaction"))
 _LOSSES: tuple[tuple[str, Style], ...] = (("clean", "dash"), ("robust", "solid"))
+_DIFFERENCES = (
+    "of differences each seed's own bars: 95 % intervals over draws, and over examples where each one's loss is known"
+)
 
 
 def picture(found: Mapping[str, Sequence[FlatnessResult]]) -> Picture | None:
     """Return the rise over the radius, differences of pairs, and the parts of the error; None where there are none."""
     found = alike(found, lambda r: (r.xi, r.mode, tuple(at.xi for at in r.sweep)))
-    plots = [plot for plot in (_sweep(found), _differences(found), _parts(found)) if plot is not None]
+    differences = _differences(found)
+    plots = [plot for plot in (_sweep(found), differences, _parts(found)) if plot is not None]
     if not plots:
         return None
     over = any(r.sweep for _, _, results in runs(found) for r in results)
@@ -30,7 +34,8 @@ def picture(found: Mapping[str, Sequence[FlatnessResult]]) -> Picture | None:
         keys=(("solid", "robust loss"), ("dash", "clean loss")) if over else (),
         how=(
             words(found, _how),
-            seeds(found, alone="95 % intervals, of the rise over draws, of differences over draws and examples"),
+            seeds(found, what="bands", alone="95 % intervals over draws") if over else "",
+            _DIFFERENCES if differences else "",
             f"its error, {split}" if (split := each(found, _split)) else "",
         ),
         care=("intervals over draws hold for these very examples; other examples differ more",),

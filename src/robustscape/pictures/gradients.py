@@ -43,7 +43,8 @@ def picture(found: Mapping[str, Sequence[GradientResult]]) -> Picture:
         how=(
             words(found, _how),
             f"noise scale of the robust loss, {each(found, _range)}",
-            seeds(found, alone="of the noise scale 95 % intervals, of norms the spread over mini-batches"),
+            f"of norms, {seeds(found, what='bars', alone='the spread over mini-batches')}",
+            "of the noise scale each seed's own bars: 95 % intervals",
         ),
         care=(
             f"norms and noise scale: {RESCALED}; the slope by layer does not",

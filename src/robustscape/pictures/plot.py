@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
+from robustscape.display import FEW
 from robustscape.landscape.flatness import Estimate
 
 Style: TypeAlias = Literal["solid", "dash", "dot", "dashdot", "points", "hollow", "dots", "bars", "hatched"]
@@ -18,6 +19,8 @@ Kind: TypeAlias = Literal["loss", "flatness", "curvature", "inputs", "networks",
 
 RESCALED = "changes when a network is rescaled without changing its function"
 """What is said beside a measure that is not scale-free."""
+
+_STEPS = 16  # points of each part of a path over a plane
 
 _Result = TypeVar("_Result")
 
@@ -164,12 +167,13 @@ def sentences(parts: Sequence[str]) -> str:
     return " ".join(f"{part[0].upper()}{part[1:]}." for part in parts if part)
 
 
-def seeds(found: Mapping[str, Sequence[Any]], *, alone: str = "95 % intervals") -> str:
+def seeds(found: Mapping[str, Sequence[Any]], *, what: str = "bands and bars", alone: str = "95 % intervals") -> str:
     """Return in words what bands and bars are, ``alone`` for a single run."""
-    several = any(len(results) > 1 for results in found.values())
-    if not several:
-        return f"bands and bars: {alone}" if alone else ""
-    return f"bands and bars: one standard deviation over seeds{f'; of a single run {alone}' if alone else ''}"
+    numbers = {len(results) for results in found.values() if results}
+    if max(numbers, default=1) == 1:
+        return f"{what}: {alone}" if alone else ""
+    single = f"; of a single run {alone}" if alone and 1 in numbers else ""
+    return f"{what}: one standard deviation over seeds{single}"
 
 
 def mean(
@@ -211,6 +215,43 @@ def interval(of: Estimate, form: str = ".3g") -> str:
     """Return an estimate with its interval in words."""
     ends = f"[{of.low:{form}}, {of.high:{form}}]" if np.isfinite([of.low, of.high]).all() else "[no interval]"
     return f"{of.value:{form}} {ends}"
+
+
+def marked(trace: Trace) -> bool:
+    """Return whether the points of a line are marked: few of them, unless they are the two ends of a level."""
+    there = np.isfinite(trace.y)
+    return int(there.sum()) <= FEW and not (len(there) == 2 and there.all())
+
+
+def joined(trace: Trace) -> bool:
+    """Return whether a line has two neighbours to join: without, it is points, and a band around it not seen."""
+    there = np.isfinite(trace.y)
+    return bool((there[1:] & there[:-1]).any())
+
+
+def way(plane: Plane) -> np.ndarray:
+    """Return points close together along the path over a plane with their heights, (S, 3); NaN where it leaves it."""
+    between = np.linspace(0, 1, _STEPS, endpoint=False)[:, None]
+    parts = [start + between * (end - start) for start, end in zip(plane.path[:-1], plane.path[1:], strict=True)]
+    points = np.concatenate([*parts, plane.path[-1:]])
+    return np.column_stack([points, [_height(plane, x, y) for x, y in points]])
+
+
+def _within(at: np.ndarray, value: float, near: float) -> bool:
+    return bool(at[0] - near * np.ptp(at) <= value <= at[-1] + near * np.ptp(at))
+
+
+def _height(plane: Plane, x: float, y: float) -> float:
+    """Return the value at a point of a plane, linear between those around it."""
+    near = 1e-6  # of the edge: a path that ends there is within but for rounding
+    if not (_within(plane.x, x, near) and _within(plane.y, y, near)):
+        return float("nan")
+    column, row = (int(np.clip(np.searchsorted(at, value, side="right") - 1, 0, len(at) - 2))
+                   for at, value in ((plane.x, x), (plane.y, y)))  # fmt: skip
+    right = (x - plane.x[column]) / (plane.x[column + 1] - plane.x[column])
+    up = (y - plane.y[row]) / (plane.y[row + 1] - plane.y[row])
+    corners = plane.z[row : row + 2, column : column + 2]
+    return float(np.array([1 - up, up]) @ corners @ np.array([1 - right, right]))
 
 
 def ends(plot: Plot, trace: Trace) -> tuple[np.ndarray, np.ndarray] | None:

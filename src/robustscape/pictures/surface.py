@@ -72,7 +72,8 @@ def _plot(
     second = "random" if along in ("other", "adversarial") else along
     axes = [position(r.scheme, along), position("filter" if along == "other" else r.scheme, second)]
     if along == "path":
-        axes = [f"component {k + 1}: {100 * share:.0f} % of the path" for k, share in enumerate(r.facts.explained)]
+        axes = [f"α: component {k + 1}, {100 * share:.0f} % of the path; 1 is as far as it goes"
+                for k, share in enumerate(r.facts.explained)]  # fmt: skip
     plane = Plane(
         name=label,
         group=group,

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import shlex
+import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 import numpy as np
 
-from robustscape.display import FEW
 from robustscape.pictures.all import Shown, shown
-from robustscape.pictures.plot import Picture, Plane, Plot, Style, Trace, ends, sentences
+from robustscape.pictures.plot import Picture, Plane, Plot, Style, Trace, ends, joined, marked, sentences, way
 from robustscape.report import pieces
+from robustscape.report.asking import command
 from robustscape.report.charts import SYMBOLS, Chart, bars, chart, numbers, plain_text, series
 from robustscape.runs import RunFolder
 
 _DASHES: dict[Style, str] = {"solid": "none", "dash": "7 4", "dot": "1 4", "dashdot": "7 3 2 3"}
 _PLOTLY: dict[Style, str] = {"solid": "solid", "dash": "dash", "dot": "dot", "dashdot": "dashdot"}
 _BARS = ("bars", "hatched")
+_LONE: dict[Style, str] = {"solid": "circle", "dash": "x", "dot": "triangle-up", "dashdot": "triangle-down"}
+_LETTERS = 40  # of all names of positions, that stand side by side
+_WIDE, _HIGH = 56, 34  # letters of a title beside an axis
 
 
 def sections(folders: Sequence[RunFolder], drawn: dict[str, Chart]) -> list[str]:
@@ -28,11 +31,15 @@ def sections(folders: Sequence[RunFolder], drawn: dict[str, Chart]) -> list[str]
         folders: The runs.
         drawn: Takes the charts.
     """
-    return [_section(each, folders, drawn) for each in shown(folders)]
+    found = shown(folders)
+    names = [f"measured-{each.stem}" for each in found]
+    names = [f"{name}-{each.split}" if name in names[:place] else name
+             for place, (name, each) in enumerate(zip(names, found, strict=True))]  # fmt: skip
+    return [_section(each, name, drawn) for each, name in zip(found, names, strict=True)]
 
 
-def _section(each: Shown, folders: Sequence[RunFolder], drawn: dict[str, Chart]) -> str:
-    picture, name = each.picture, f"measured-{each.stem}"
+def _section(each: Shown, name: str, drawn: dict[str, Chart]) -> str:
+    picture = each.picture
     found: list[str] = []
     planes: list[Plot] = []
     for place, plot in enumerate(picture.plots, start=1):
@@ -48,7 +55,7 @@ def _section(each: Shown, folders: Sequence[RunFolder], drawn: dict[str, Chart])
     where = f"Checkpoint {each.checkpoint}. " if each.checkpoint else ""
     content += pieces.note(where + sentences(picture.how))
     content += pieces.note(f"Read with care. {sentences(picture.care)}") if any(picture.care) else ""
-    return pieces.section(name, picture.title, picture.lead, content + _missing(each, folders))
+    return pieces.section(name, picture.title, picture.lead, content + _missing(each))
 
 
 def _about(picture: Picture, plot: Plot) -> str:
@@ -66,16 +73,11 @@ def _turning(name: str, plots: Sequence[Plot]) -> str:
     return f"<div>{select}{chart_here}</div>"
 
 
-def _missing(each: Shown, folders: Sequence[RunFolder]) -> str:
-    lacking = [
-        folder for folder in folders if each.checkpoint and f"{each.stem}-{each.checkpoint}" not in folder.results
-    ]
-    if not lacking:
+def _missing(each: Shown) -> str:
+    if not each.lacking:
         return ""
-    who = ", ".join(f"{folder.label} (seed {folder.seed})" for folder in lacking)
-    asked = each.measure + (f" --{each.measure}.along {each.stem.removeprefix(each.measure + '_')}"
-                            if each.stem != each.measure else "")  # fmt: skip
-    line = " ".join(["robustscape measure", *(shlex.quote(str(folder.path)) for folder in lacking), asked])
+    who = ", ".join(f"{folder.label} (seed {folder.seed})" for folder in each.lacking)
+    line = command(each.measure, each.example, each.checkpoint, each.lacking)
     return f'<p class="missing">Not measured of {escape(who)}. To do it: <code>{escape(line)}</code></p>'
 
 
@@ -106,7 +108,7 @@ def line_chart(plot: Plot) -> Chart:
         for value, _ in plot.levels
     ]  # fmt: skip
     over = all(trace.style in _PLOTLY for trace in plot.traces)
-    made = chart(data, x=plain_text(plot.x), y=plain_text(plot.y), shapes=shapes,
+    made = chart(data, x=_wrapped(plot.x, _WIDE), y=_wrapped(plot.y, _HIGH), shapes=shapes,
                  hovermode="x unified" if over and not plot.ticks else "closest")  # fmt: skip
     layout = made["layout"]
     layout["annotations"] = [
@@ -116,16 +118,33 @@ def line_chart(plot: Plot) -> Chart:
     ]  # fmt: skip
     for axis, name in (("x", "xaxis"), ("y", "yaxis")):
         if axis in plot.log:
-            layout[name] |= {"type": "log", "exponentformat": "power"}
+            layout[name] |= {"type": "log", "exponentformat": "power", "dtick": _step(plot, axis)}
     if plot.floor is not None:
         most = max(float(np.nanmax(trace.y)) for trace in plot.traces)
         layout["yaxis"] |= {"range": [np.log10(plot.floor), np.log10(most) + 0.2]}
     if plot.ticks:
         names = [plain_text(tick) for tick in plot.ticks]
         layout["xaxis"] |= {"tickvals": list(range(len(names))), "ticktext": names, "range": [-0.6, len(names) - 0.4]}
+        if max(map(len, names)) * len(names) > _LETTERS:
+            layout["xaxis"] |= {"tickangle": -90}  # an oblique name that leaves the chart is not drawn at all
     if any(trace.style in _BARS for trace in plot.traces):
         layout["barmode"] = "group"
     return made
+
+
+def _step(plot: Plot, axis: str) -> str | int:
+    """Return which numbers of a logarithmic axis have names: powers of ten, or 1, 2 and 5, or all digits."""
+    drawn = [trace.x if axis == "x" else trace.y for trace in plot.traces]
+    drawn += [end for trace in plot.traces if axis == "y" for end in ends(plot, trace) or ()]
+    values = np.concatenate(drawn)
+    values = values[np.isfinite(values) & (values > 0)]
+    low = values.min(initial=np.inf) if plot.floor is None or axis == "x" else plot.floor
+    ratio = values.max(initial=0.0) / low
+    return 1 if ratio >= 300 else "D2" if ratio >= 4 else "D1"
+
+
+def _wrapped(words: str, width: int) -> str:
+    return "<br>".join(plain_text(line) for line in textwrap.wrap(words, width))
 
 
 def _trace(plot: Plot, trace: Trace) -> list[dict[str, Any]]:
@@ -145,11 +164,11 @@ def _trace(plot: Plot, trace: Trace) -> list[dict[str, Any]]:
     found, line = ends(plot, trace), _PLOTLY.get(trace.style)
     made: dict[str, Any] = {**common, "type": "scatter"}
     if line is not None:
-        few = len(trace.x) <= FEW and len(trace.x) != 2  # two points are a level
         look = {"color": series(group), "width": 2, "dash": line}
-        made |= {"mode": "lines+markers" if few else "lines", "line": look}
-        made |= {"marker": {"color": series(group), "size": 6}}
-        if found is not None and len(trace.x) > 1:
+        made |= {"mode": "lines+markers" if marked(trace) else "lines", "line": look}
+        symbol = "circle" if joined(trace) else _LONE[trace.style]
+        made |= {"marker": {"color": series(group), "size": 6 if joined(trace) else 8, "symbol": symbol}}
+        if found is not None and joined(trace):
             return [_band(trace, found, group, meta), made]
     else:
         symbol = SYMBOLS[group % len(SYMBOLS)] if trace.style != "dots" else "circle"
@@ -194,7 +213,7 @@ def contour(plot: Plot, plane: Plane) -> Chart:
              "hovertemplate": "%{text}", "line": {"color": "--ground", "width": 2},
              "marker": {"color": "--ground", "size": 6}, "meta": {"group": plane.group}}
         )  # fmt: skip
-    return chart(made, x=plain_text(plot.x), y=plain_text(plot.y), hovermode="closest")
+    return chart(made, x=_wrapped(plot.x, _WIDE), y=_wrapped(plot.y, _HIGH), hovermode="closest")
 
 
 def surfaces(plots: Sequence[Plot]) -> Chart:
@@ -206,6 +225,11 @@ def surfaces(plots: Sequence[Plot]) -> Chart:
         data.append({"type": "surface", "name": plain_text(plane.name), "meta": {"group": -1, "layer": layer},
                      **_heights(plot, plane), "cmin": plane.lowest, "cmax": plane.highest,
                      "hovertemplate": "%{z:.3f} nats at (%{x:.3g}, %{y:.3g})"})  # fmt: skip
+        if len(plane.path):
+            x, y, z = way(plane).T
+            data.append({"type": "scatter3d", "mode": "lines", "name": "path", "meta": {"group": -1, "layer": layer},
+                         "x": numbers(x), "y": numbers(y), "z": numbers(z), "hoverinfo": "skip",
+                         "line": {"color": "--ink", "width": 5}})  # fmt: skip
     plot, plane = plots[0], plots[0].plane
     assert plane is not None
     made = chart(data, x="", y="", hovermode="closest")

@@ -17,6 +17,8 @@ from robustscape.relations import (
     arrows,
     halves,
     having,
+    levels,
+    spread,
     trends,
 )
 from robustscape.report.charts import SYMBOLS, Chart, bars, chart, numbers, plain_text, series
@@ -53,6 +55,30 @@ def errors(found: Relations) -> Chart:
     return made
 
 
+def by_level(found: Relations, measure: str) -> Chart:
+    """Return a measure of good, average and poor networks, a point a run, with the mean of each.
+
+    Args:
+        found: The runs, at least ``relations.ENOUGH``.
+        measure: One of ``found.measures``.
+    """
+    there, data = levels(found), []
+    points = []
+    for place, level in enumerate(there):
+        networks = having(level.networks, measure)
+        points += [(network, x) for x, network in zip(spread(place, len(networks)), networks, strict=True)]
+        if networks:
+            mean = math.fsum(network.values[measure].value for network in networks) / len(networks)
+            data.append(_line(Trend(x=(place - 0.35, place + 0.35), y=(mean, mean))) | {"line": _MEAN})
+    for group in sorted({network.group for network, _ in points}):
+        some = [(network, x) for network, x in points if network.group == group]
+        data.append(_of_levels([network for network, _ in some], [x for _, x in some], measure))
+    made = chart(data, x="robust error", y=axis(measure, found.measures[measure]), hovermode="closest")
+    made["layout"]["xaxis"] |= {"tickvals": list(range(len(there))), "range": [-0.5, len(there) - 0.5],
+                                "ticktext": [f"{level.name}<br>{level.errors}" for level in there]}  # fmt: skip
+    return made
+
+
 def kink_shown(found: Relations) -> bool:
     """Return whether ln K is near enough to the losses to be drawn."""
     losses = [network.values[LOSS].value for network in having((*found.last, *found.best), LOSS)]
@@ -65,6 +91,29 @@ def axis(name: str, unit: str) -> str:
 
 
 # -- pieces --------------------------------------------------------------------------------------------
+
+
+_MEAN = {"color": "--soft", "width": 1.5}
+
+
+def _of_levels(networks: Sequence[Network], x: Sequence[float], measure: str) -> dict[str, Any]:
+    group, values = networks[0].group, [network.values[measure] for network in networks]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": plain_text(networks[0].label),
+        "x": numbers(x),
+        "y": numbers([value.value for value in values]),
+        "error_y": bars(_lengths(values), group),
+        "marker": {"symbol": SYMBOLS[group % len(SYMBOLS)], "size": 9, "color": series(group)},
+        "text": [f"{_named(n)}<br>{ERROR} {n.values[ERROR].value:.1f} %" for n in networks],
+        "hovertemplate": f"%{{text}}<br>{plain_text(measure)} %{{y:.4g}}<extra></extra>",
+        "meta": {"group": group},
+    }
+
+
+def _named(network: Network) -> str:
+    return plain_text(f"{network.label}, seed {network.seed}")
 
 
 def _scatter(
@@ -95,8 +144,8 @@ def _points(networks: Sequence[Network], x: str, y: str, *, filled: bool) -> dic
         "error_x": bars(_lengths(across), group),
         "error_y": bars(_lengths(up), group),
         "marker": {"symbol": symbol if filled else f"{symbol}-open", "size": 10, "color": series(group)},
-        "text": [f"seed {network.seed}" for network in networks],
-        "hovertemplate": f"%{{text}}<br>{plain_text(x)} %{{x:.4g}}<br>{plain_text(y)} %{{y:.4g}}",
+        "text": [f"{_named(network)}, {checkpoint}" for network in networks],
+        "hovertemplate": f"%{{text}}<br>{plain_text(x)} %{{x:.4g}}<br>{plain_text(y)} %{{y:.4g}}<extra></extra>",
         "meta": {"group": group},
     }
 

@@ -9,7 +9,21 @@ import numpy as np
 
 from robustscape.evaluation.correlation import LEAST, Coefficient, correlation
 from robustscape.evaluation.overfitting import Overfitting, Term
-from robustscape.relations import CLEAN, GAP, LATE, LOSS, OUTCOMES, Network, Relations, having, overfittings, relations
+from robustscape.relations import (
+    CLEAN,
+    ERROR,
+    GAP,
+    LATE,
+    LOSS,
+    OUTCOMES,
+    Network,
+    Relations,
+    having,
+    levels,
+    overfittings,
+    relations,
+    unlevelled,
+)
 from robustscape.report import pieces, relation_charts
 from robustscape.report.charts import Chart
 from robustscape.report.quantities import Quantity, flatness, mean
@@ -65,6 +79,22 @@ def correlations(found: Relations) -> Table | None:
     return Table(columns=tuple(columns[p] for p in kept), rows=tuple(tuple(row[p] for p in kept) for row in made))
 
 
+def level_table(found: Relations) -> Table | None:
+    """Return means of robust error and measures of good, average and poor networks; None where there are none."""
+    there = levels(found)
+    if not there:
+        return None
+    units = {ERROR: "%", **found.measures}
+    columns = [Column(name="Networks"), Column(name="Robust errors"), Column(name="Runs", decimals=0)]
+    columns += [Column(name=name, unit=unit, decimals=1 if name == ERROR else 3) for name, unit in units.items()]
+    rows = []
+    for level in there:
+        values = [[n.values[name].value for n in having(level.networks, name)] for name in units]
+        means = [mean([Quantity(value=value) for value in of]) for of in values]
+        rows.append((level.name, level.errors, Quantity(value=len(level.networks)), *means))
+    return Table(columns=tuple(columns), rows=tuple(rows))
+
+
 def to_lines(folders: Sequence[RunFolder], *, width: int) -> str:
     """Return both tables for a terminal under their headings, and what was left out; "" where there is nothing."""
     found = relations(folders)
@@ -107,6 +137,10 @@ _GAPS_CAPTION = (
 _CAPTION = (
     "Correlation with the robust loss over the runs, last checkpoints, with 95 % bootstrap intervals over runs. "
     "Clean accuracy held: Pearson’s partial coefficient. Within methods: Pearson’s, each method’s mean subtracted."
+)
+_LEVELS_CAPTION = (
+    "Means over good, average and poor networks: divided at the 30 % and the 70 % percentile of the robust error of "
+    "all last checkpoints (Stutz 2021, table 1)."
 )
 _MORE = "The same with robust error, and with both parts of the robust loss"
 _CARE = (
@@ -152,6 +186,24 @@ def _charts(found: Relations, drawn: dict[str, Chart]) -> str:
             pieces.figure("relation-late", f"Last minus best {against}", f"What the last epochs cost, {against}."),
         )
         + pieces.note(note)
+        + _levels(found, drawn)
+    )
+
+
+def _levels(found: Relations, drawn: dict[str, Chart]) -> str:
+    """Return the first measure of good, average and poor networks, and all measures in a table."""
+    table, measure = level_table(found), next(iter(found.measures))
+    if table is None:
+        return pieces.note(unlevelled(found))
+    drawn["relation-levels"] = relation_charts.by_level(found, measure)
+    title = f"{measure} of good, average and poor networks"
+    note = pieces.note(
+        "Lines: means; bars: 95 % intervals. Within each of the three the robust error rises to the right."
+    )
+    return (
+        pieces.figure("relation-levels", title, f"{title}.")
+        + note
+        + pieces.table(table, caption=_LEVELS_CAPTION, groups=False)
     )
 
 

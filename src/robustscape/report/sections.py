@@ -12,8 +12,8 @@ import numpy as np
 
 from robustscape.display import difference, threat_words, tracked_sets
 from robustscape.evaluation.result import AdversarialImages
+from robustscape.report import asking, charts, pieces, tables, words
 from robustscape.report import attacks as attack_tables
-from robustscape.report import charts, pieces, tables, words
 from robustscape.report.charts import Chart
 from robustscape.report.comparing import comparisons
 from robustscape.report.doubts import doubts, looks
@@ -179,12 +179,15 @@ def runs(folders: Sequence[RunFolder]) -> str:
 def _missing(folders: Sequence[RunFolder], kind: str, file: str, what: str) -> str:
     """Say which runs lack a file, with the command that makes it."""
     lacking = [folder for folder in folders if file not in folder.results]
-    return _command(kind, lacking, what) if lacking else ""
+    example = next((folder.results[file] for folder in folders if file in folder.results), None)
+    return _command(kind, lacking, what, example) if lacking else ""
 
 
-def _command(kind: str, lacking: Sequence[RunFolder], what: str) -> str:
+def _command(kind: str, lacking: Sequence[RunFolder], what: str, example: Any = None) -> str:
+    """Say which runs lack something, with the command that makes it as it was made for others."""
     who = ", ".join(f"{folder.label} (seed {folder.seed})" for folder in lacking)
-    line = f"<code>{escape(words.command(kind, lacking))}</code>"
+    line = asking.command(kind, example, "last", lacking) if kind == "flatness" and example else None
+    line = f"<code>{escape(line or words.command(kind, lacking))}</code>"
     return f'<p class="missing">{escape(what)} for {escape(who)}. To make it: {line}</p>'
 
 
