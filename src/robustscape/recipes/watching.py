@@ -18,7 +18,7 @@ from robustscape.recipes.begun import Begun
 from robustscape.results import save
 from robustscape.runtime.ranks import from_first, is_first
 from robustscape.training.stopping import Score
-from robustscape.types import BadInput, Diverged, Measurement, NotApplicable, Subject
+from robustscape.types import BadInput, Diverged, Measurement, Subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ def _made(begun: Begun, measurement: Measurement, looked_at: Subject) -> Iterato
         except StopIteration as end:
             result = end.value
             break
-        except (BadInput, NotApplicable, Diverged) as error:
+        except (BadInput, Diverged) as error:
             if is_first():
                 partial.unlink(missing_ok=True)
                 shutil.rmtree(_vectors(path), ignore_errors=True)
