@@ -14,7 +14,8 @@ results in benchmarks/results/facts.
 Along eps: MNIST, LeNet of width 8 at 0 to 0.4, and CIFAR-10 (JPEG), PreActResNet-18 of width 16 at 0 to 12/255, each
 on 10,000 images, two seeds, alike but for eps; each is measured at its own eps. The adversarially trained networks of
 30 epochs and those under AWP, three seeds, are the ones in benchmarks/checkpoints; natural ones of their recipe are
-trained here. All measurements are on the first test images, the same for all. On a core of a Xeon at 2.8 GHz an
+trained here. All measurements are on the first test images, the same for all; eigenvalues on the first training images
+too, where the paper has them. On a core of a Xeon at 2.8 GHz an
 adversarially trained MNIST network takes 8 minutes.
 ``--small`` does everything with a few images and steps, in runs/facts-small.
 """
@@ -59,7 +60,7 @@ def trained(name: str, run: Run, folder: Path) -> None:
 def measured(name: str, look: Look, folder: Path) -> None:
     """Make the measurements of one network that are not there yet."""
     run: Run = from_plain(read_run(look.run)["run"])
-    images = run.data.load(seed=run.seed).test
+    images = getattr(run.data.load(seed=run.seed), look.split)
     model, some = load(look.run, checkpoint="last").eval(), images.take(slice(0, look.n))
     if look.rescaled:
         model = rescaled(model, some.pixels(slice(0, 16)), look.rescaled)
@@ -71,7 +72,7 @@ def measured(name: str, look: Look, folder: Path) -> None:
         runtime=ONE,
         batch=128,
         classes=images.classes,
-        split="test",
+        split=look.split,
         model_name=f"{name}, last, {digest(model)[:12]}",
         data_name=f"{images.name}, first {len(some)}",
     )

@@ -32,6 +32,9 @@ SEEDS, LONG_SEEDS = (0, 1), (0, 1, 2)
 MNIST_EPS, CIFAR_EPS = (0.0, 0.1, 0.2, 0.3, 0.4), (0, 4, 8, 12)
 """In pixel units, and in 255ths; 0 is natural training."""
 
+CURVE_LR = {"mnist": 0.03, "cifar10": 0.1}
+"""Of the curves between networks; at Liu's 0.1 that between two natural LeNets ends above the line it began as."""
+
 RESCALED = ("normalisation", "layers", "both")
 """Layers before a BatchNorm halved; of two layers in a row the first doubled and the second halved; both in turn."""
 
@@ -43,13 +46,15 @@ class Look:
     Attributes:
         run: Its run directory; the last checkpoint is meant.
         measurements: What is measured.
-        n: Test images, the first ones.
+        n: Images, the first ones.
+        split: Of which part of the data, "train" or "test".
         rescaled: How its weights are rescaled first, one of RESCALED; "" for not at all.
     """
 
     run: Path
     measurements: tuple[Measurement, ...]
     n: int
+    split: str = "test"
     rescaled: str = ""
 
 
@@ -85,8 +90,9 @@ class Plan:
         for seed in SEEDS:
             for group, all_eps, unit in (("mnist", MNIST_EPS, 1), ("cifar10", CIFAR_EPS, 255)):
                 for eps in all_eps:
-                    name = f"{group}/{_kind(eps)}-{seed}"
-                    found[name] = self._look(self.networks / name, self._along_eps(_attack(group, eps / unit)), 96)
+                    name, attack = f"{group}/{_kind(eps)}-{seed}", _attack(group, eps / unit)
+                    found[name] = self._look(self.networks / name, self._along_eps(attack), 96)
+                    found[f"{group}-train/{_kind(eps)}-{seed}"] = self._on_train(self.networks / name, attack)
         for eps in MNIST_EPS:
             kind = _kind(eps)
             one, other = (self.networks / f"mnist/{kind}-{seed}" for seed in SEEDS)
@@ -99,6 +105,8 @@ class Plan:
                 measured = [self._barrier(other, "cifar10", eps, order=4)]
                 found[f"barrier/cifar10-{kind}-{seed}"] = self._look(one, measured, 640)
             attack = _attack("cifar10", 8 / 255)
+            found[f"cifar10-long-train/natural-{seed}"] = self._on_train(naturals[0], _attack("cifar10", 0))
+            found[f"cifar10-long-train/at-8-{seed}"] = self._on_train(robust[0], attack)
             for how in ("", *RESCALED):
                 look = self._look(robust[0], self._rescaled(attack), 32)
                 found[f"rescaled/cifar10-{how or 'trained'}-{seed}"] = replace(look, rescaled=how)
@@ -112,10 +120,17 @@ class Plan:
         few = max(4, n // 40)
         return Look(run=run, measurements=tuple(measurements), n=few if self.small else n)
 
+    def _on_train(self, run: Path, attack: PGD) -> Look:
+        """Return the look at a spectrum on training images, as the paper has it."""
+        return replace(self._look(run, [self._spectrum(attack)], 96), split="train")
+
+    def _spectrum(self, attack: PGD) -> Spectrum:
+        return Spectrum(attack=self._short(attack), k=3, most=4 if self.small else 30, random_weights=0)
+
     def _along_eps(self, attack: PGD) -> list[Measurement]:
         attack = self._short(attack)
         found: list[Measurement] = [
-            Spectrum(attack=attack, k=3, most=4 if self.small else 30, random_weights=0),
+            self._spectrum(attack),
             Slice(attack=attack, width=0.5, positions=3 if self.small else 5, directions=1 if self.small else 4),
         ]
         if attack.threat.eps == 0:
@@ -131,7 +146,7 @@ class Plan:
             order=order,
             curves=1,
             objective="robust" if eps else "clean",
-            training=CurveTraining(epochs=1 if self.small else 20),
+            training=CurveTraining(epochs=1 if self.small else 20, lr=CURVE_LR[group]),
             training_attack=replace(attack, result="last"),
             train_share=0.8,
             positions=3 if self.small else 7,

@@ -28,6 +28,8 @@ Found = Mapping[str, Mapping[str, Any]]
 
 HOLDS, PART, NOT, MISSING = "holds", "in part", "does not hold", "not measured"
 NAMES = {"mnist": "MNIST, LeNet(8)", "cifar10": "CIFAR-10 (JPEG), PreActResNet-18(16)"}
+ON_TRAIN = {f"{group}-train": f"{words}, training images" for group, words in NAMES.items()}
+ON_TRAIN["cifar10-long-train"] = f"{NAMES['cifar10']} after 30 epochs, training images"
 
 
 def rows(found: Found, flat: Mapping[str, Sequence[FlatnessResult]]) -> list[Plain]:
@@ -43,6 +45,8 @@ def rows(found: Found, flat: Mapping[str, Sequence[FlatnessResult]]) -> list[Pla
         made.append(_similarity(found, group))
         made.append(_barriers(found, group))
         made.append(_curvature(found, group))
+    for group in ON_TRAIN:
+        made += _eigenvalues(found, group)
     made.append(_awp(flat))
     made.append(_rescaling(found))
     return made
@@ -119,22 +123,26 @@ def _eigenvalue(coordinates: str, loss: str) -> Callable[[SpectrumResult], float
 
 
 def _over_eps(found: Found, group: str) -> list[Plain]:
-    """Return the rows of what is to grow with eps: eigenvalues raw and relative, of both losses, and slices."""
-    eigen = "Liu 2020, figures 2 and 9"
-    asked: list[tuple[str, str, str, Callable[[Any], float]]] = []
+    """Return the rows of what is to grow with eps: eigenvalues, and slices."""
+    claim, paper = "slices of the robust loss curve more the larger eps is", "Liu 2020, section 3.2; Wu 2020, figure 2"
+    return [*_eigenvalues(found, group), _along(found, group, claim, paper, "slices", slice_curvature)]
+
+
+def _eigenvalues(found: Found, group: str) -> list[Plain]:
+    """Return the rows of the largest eigenvalue, raw and relative, of both losses."""
+    made: list[Plain] = []
     for coordinates, loss in product(("raw", "layer"), ("robust", "clean")):
         words = {"raw": "", "layer": ", relative to the layers' norms,"}[coordinates]
         claim = f"the largest eigenvalue of the {loss} loss{words} grows with eps"
-        asked.append((claim, eigen, "spectrum", _eigenvalue(coordinates, loss)))
-    claim = "slices of the robust loss curve more the larger eps is"
-    asked.append((claim, "Liu 2020, section 3.2; Wu 2020, figure 2", "slices", slice_curvature))
-    return [_along(found, group, *one) for one in asked]
+        of = _eigenvalue(coordinates, loss)
+        made.append(_along(found, group, claim, "Liu 2020, figures 2 and 9", "spectrum", of))
+    return made
 
 
 def _along(found: Found, group: str, claim: str, paper: str, file: str, of: Callable[[Any], float]) -> Plain:
-    networks = series(found, group)
+    networks, where = series(found, group), {**NAMES, **ON_TRAIN}[group]
     if not networks or any(file not in results for seeds in networks.values() for results in seeds.values()):
-        return _missing(claim, paper, NAMES[group])
+        return _missing(claim, paper, where)
     there = [[results[file] for results in seeds.values()] for seeds in networks.values()]
     values = {eps: [of(r) for r in line] for eps, line in zip(networks, there, strict=True)}
     numbers: Plain = {f"eps {eps:g}": spread(line) for eps, line in values.items()}
@@ -145,7 +153,11 @@ def _along(found: Found, group: str, claim: str, paper: str, file: str, of: Call
         }
     else:
         numbers["converged"] = all(bool(r.converged[..., 0].all()) for line in there for r in line)
-    return _row(claim, paper, NAMES[group], grows(list(values.values())), numbers, [r for line in there for r in line])
+        numbers["loss there"] = {
+            f"eps {eps:g}": [float(r.loss[r.losses.index("robust")]) for r in line]
+            for eps, line in zip(networks, there, strict=True)
+        }
+    return _row(claim, paper, where, grows(list(values.values())), numbers, [r for line in there for r in line])
 
 
 def series(found: Found, group: str) -> dict[float, dict[int, Mapping[str, Any]]]:

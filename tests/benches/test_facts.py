@@ -57,6 +57,7 @@ def spectrum(raw, layer):
         coordinates=("raw", "layer"),
         eigenvalues=values,
         converged=np.ones_like(values, dtype=bool),
+        loss=np.array([0.5, 1.5]),
     )
 
 
@@ -126,6 +127,10 @@ def test_closed_form_rows_along_eps(rows):
     relative = "the largest eigenvalue of the clean loss, relative to the layers' norms, grows with eps"
     assert made[relative]["verdict"] == "does not hold"
     assert made["slices of the robust loss curve more the larger eps is"]["verdict"] == "holds"
+    on_train = rows._eigenvalues({name.replace("/", "-train/"): of for name, of in found.items()}, "cifar10-train")
+    assert [row["verdict"] for row in on_train] == ["holds", "holds", "does not hold", "does not hold"]
+    assert {row["where"].split(", ")[-1] for row in on_train} == {"training images"}
+    assert on_train[0]["numbers"]["loss there"]["eps 4"] == [1.5, 1.5]
     del found["cifar10/at-4-1"]["slices"]
     made = {row["claim"]: row for row in rows._over_eps(found, "cifar10")}
     assert made["slices of the robust loss curve more the larger eps is"]["verdict"] == "not measured"
