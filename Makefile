@@ -73,9 +73,10 @@ $(PEERS)/.installed: pyproject.toml
 	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH) --editable .
 	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
-	  torchattacks foolbox eagerpy pyhessian hessian-eigenthings==1.0.0a5 pyautoattack==0.2.0
+	  torchattacks foolbox eagerpy pyhessian hessian-eigenthings==1.0.0a5 pyautoattack==0.2.0 \
+	  kornia==0.9.0 kornia-rs
 	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps GitPython gitdb smmap tqdm
-	@$(PEERS)/bin/python -W ignore -c 'import torchattacks, foolbox, pyhessian, hessian_eigenthings, pyautoattack'
+	@$(PEERS)/bin/python -W ignore -c 'import torchattacks, foolbox, pyhessian, hessian_eigenthings, pyautoattack, kornia'
 	@touch $@
 
 clean:

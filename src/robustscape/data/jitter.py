@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustscape.data.tone import blended, check_channels, grey
+from robustscape.data.tone import check_channels, grey
 from robustscape.streams import Streams
 from robustscape.types import BadInput
+
+_CONTRAST, _SATURATION, _HUE = 1, 2, 3  # the places of the kinds among the settings; brightness is 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,29 +60,26 @@ class ColorJitter:
         check_channels(x, "colour jitter")
         most = torch.tensor([self.brightness, self.contrast, self.saturation, self.hue], device=x.device)
         amount = rng.tag("amount").uniform(4, low=-1.0, dtype=torch.float64, device=x.device) * most
-        order = rng.tag("order").bits(4, device=x.device).argsort(dim=1).cpu()
-        kinds = [kind for kind in range(4) if float(vars(self)[("brightness", "contrast", "saturation", "hue")[kind]])]
+        order = rng.tag("order").bits(4, device=x.device).argsort(dim=1)
+        order = order[most[order] > 0].view(len(x), -1)  # each image's own, of the kinds that are asked for
         x = x.clone()
-        for place in range(4):
-            for kind in kinds:
-                rows = (order[:, place] == kind).nonzero().flatten().to(x.device)
-                if len(rows):
-                    x[rows] = _CHANGES[kind](x[rows], amount[rows, kind])
+        for kind in order.unbind(dim=1):
+            _change(x, kind, amount.gather(1, kind[:, None])[:, 0])
         return x
 
 
-def _brighter(x: Tensor, amount: Tensor) -> Tensor:
-    return blended(torch.zeros_like(x), x, 1 + amount).clamp(0, 1)
-
-
-def _contrasted(x: Tensor, amount: Tensor) -> Tensor:
+def _change(x: Tensor, kind: Tensor, amount: Tensor) -> None:
+    """Change images in place, each by an amount, (N,), in one kind, (N,): brightness, contrast, saturation or hue."""
+    rows = (kind == _HUE).nonzero().flatten()
+    turned = _turned(x[rows], amount[rows]) if len(rows) else None
+    kind, factor = kind.view(-1, 1, 1, 1), (1 + amount).to(x.dtype).view(-1, 1, 1, 1)
+    brightness = grey(x)
     # In float64, where it does not show in which order it is summed.
-    mean = grey(x).double().mean(dim=(1, 2, 3), keepdim=True).to(x.dtype)
-    return blended(mean, x, 1 + amount).clamp(0, 1)
-
-
-def _saturated(x: Tensor, amount: Tensor) -> Tensor:
-    return blended(grey(x), x, 1 + amount).clamp(0, 1)
+    mean = brightness.double().mean(dim=(1, 2, 3), keepdim=True).to(x.dtype)
+    base = mean * (kind == _CONTRAST) + brightness * (kind == _SATURATION)  # of brightness, black
+    x.sub_(base).mul_(factor).add_(base).clamp_(0, 1)
+    if turned is not None:
+        x[rows] = turned
 
 
 def _turned(x: Tensor, amount: Tensor) -> Tensor:
@@ -101,6 +100,3 @@ def _turned(x: Tensor, amount: Tensor) -> Tensor:
         k = (sixth + start).remainder(6)
         channels.append(value - chroma * torch.minimum(k, 4 - k).clamp(0, 1))
     return torch.stack(channels, dim=1).clamp(0, 1)
-
-
-_CHANGES = (_brighter, _contrasted, _saturated, _turned)

@@ -27,12 +27,12 @@ def grey(x: Tensor) -> Tensor:
     if x.shape[1] == 1:
         return x
     red, green, blue = x.unbind(dim=1)
-    return ((red * _RED + green * _GREEN + blue * _BLUE) / 2**16)[:, None]
+    return (red * _RED).add_(green * _GREEN).add_(blue * _BLUE).mul_(2**-16)[:, None]
 
 
 def blended(base: Tensor, x: Tensor, factor: Tensor) -> Tensor:
     """Return base + factor (x - base), the factor one for each image, (N,): 0 is the base, 1 is x."""
-    return base + factor.to(x.dtype).view(-1, 1, 1, 1) * (x - base)
+    return (x - base).mul_(factor.to(x.dtype).view(-1, 1, 1, 1)).add_(base)
 
 
 # -- on 256 levels, as Pillow computes ----------------------------------------------------------------------
