@@ -24,6 +24,7 @@ from robustscape.training.settings import Training
 from robustscape.types import (
     BadInput,
     Batch,
+    Batches,
     Diverged,
     Exploring,
     Loss,
@@ -229,6 +230,20 @@ def is_tracked(settings: Training, done: int, total: int) -> bool:
 def batches_of_a_step(settings: Training) -> int:
     """Return how many batches a step takes; an epoch's last one has those that are left."""
     return settings.optimizer.batches if isinstance(settings.optimizer, Exploring) else 1
+
+
+def check_walk(settings: Training, batches: Batches) -> None:
+    """Refuse a step on more batches than an epoch has: none would ever be whole.
+
+    Raises:
+        BadInput: it is such a one.
+    """
+    each = batches_of_a_step(settings)
+    if each > len(batches):
+        raise BadInput(
+            f"a step of {type(settings.optimizer).__name__} takes {each} batches, and an epoch has {len(batches)}, so "
+            "every step would be cut short; lower training.optimizer.steps or training.batch_size"
+        )
 
 
 def _error(how: Method, batch: Batch, x_adv: Tensor, weight: int) -> float:
