@@ -104,7 +104,7 @@ def test_reference_stutz_keeps_misclassified_iterates_alone(network, images, tau
     assert bool(clean.any()) and not bool((network(found).argmax(dim=1) != y)[clean].any())
 
 
-@pytest.mark.parametrize("start", ["uniform", "gaussian", "none"])
+@pytest.mark.parametrize("start", ["uniform", "gaussian", "direction", "step", "none"])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_closed_form_a_large_tau_never_stops_it(network, images, norm, start):
     x, y = images
@@ -142,7 +142,7 @@ def test_contract_words_and_settings_that_cannot_be_meant():
     for changes, words in (({"steps": 0}, "at least 1 step"), ({"tau": -1}, "at least 0, not -1"),
                            ({"step_size": 2.0}, "did you mean 2/255"), ({"step_size": 0.0}, "above 0"),
                            ({"omega": 8.0}, "did you mean 8/255"),
-                           ({"start": "normal"}, "not one of uniform, gaussian, direction, none"),
+                           ({"start": "normal"}, "not one of uniform, gaussian, direction, step, none"),
                            ({"result": "first"}, "not one of last, misclassified"),
                            ({"threat": ThreatModel(norm="l1", eps=1)}, "l1")):  # fmt: skip
         with pytest.raises(BadInput, match=words):

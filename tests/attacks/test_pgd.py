@@ -156,6 +156,21 @@ def test_closed_form_margin_by_hand():
     assert torch.equal(Margin()(nn.Identity(), logits, torch.tensor([0, 0])), torch.tensor([3.0, -4.0]))
 
 
+@pytest.mark.parametrize("changes", [{"relative_step": 0.25}, {"step_size": 0.02}, {"step_size": 0.3}], ids=str)
+def test_reference_a_start_within_a_step_is_that_of_the_code_of_liu(changes):
+    """Noise as large as a step, cut off at eps and at the box; then steps of the sign."""
+    model, (x, y) = _linear(), _data()
+    attack, rng = PGD(threat=ThreatModel(eps=0.1), steps=2, start="step", **changes), numbered(x, "liu")
+    size = changes.get("step_size", 0.25 * 0.1)
+    here = x + rng.tag(0, "ball").uniform(*x.shape[1:], low=-size, high=size, dtype=x.dtype)
+    here = (x + (here - x).clamp(-0.1, 0.1)).clamp(0, 1)
+    for _ in range(2):
+        here = here.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(torch.nn.functional.cross_entropy(model(here), y, reduction="sum"), here)
+        here = (x + (here + size * slope.sign() - x).clamp(-0.1, 0.1)).clamp(0, 1)
+    torch.testing.assert_close(attack(model, x, y, rng=rng), here.detach(), rtol=0, atol=1e-12)
+
+
 def test_contract_bad_settings_are_refused():
     for wrong in (dict(steps=0), dict(restarts=0), dict(step_size=2), dict(step_size=0.0)):
         with pytest.raises(BadInput):
@@ -216,7 +231,8 @@ def _images(n: int = 12, channels: int = 1):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("changes", [{}, {"step_size": 0.02}, {"start": "gaussian"}, {"result": "misclassified"}],
+@pytest.mark.parametrize("changes", [{}, {"step_size": 0.02}, {"start": "gaussian"}, {"start": "step"},
+                                     {"start": "step", "step_size": 0.1}, {"result": "misclassified"}],
                          ids=str)  # fmt: skip
 def test_contract_each_example_is_searched_within_its_own_radius(norm, changes):
     model, x = _convolutional(), _images()

@@ -98,6 +98,24 @@ def test_closed_form_a_start_along_a_direction_is_a_uniform_share_of_the_radius_
     torch.testing.assert_close((halves - x).flatten(1), moved / 2, rtol=1e-9, atol=1e-12)
 
 
+def test_closed_form_a_start_within_another_ball_is_uniform_there_and_then_moved():
+    """Beyond eps, the share of the other ball that lies outside ends at the edge, half of it on each side."""
+    x = torch.full((4000, 1), 0.5, dtype=torch.float64)
+    threat = ThreatModel(eps=0.1)
+    near = (threat.nearby(x, numbered(x, "x"), 0.04) - x).flatten()
+    expected = 0.04 * (2 * (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000 - 1)
+    assert float((near.sort().values - expected).abs().max()) < 0.08 * 0.026  # Kolmogorov, as above
+    far = (threat.nearby(x, numbered(x, "x"), torch.full((4000,), 0.25, dtype=torch.float64)) - x).flatten()
+    torch.testing.assert_close(far, (near * 0.25 / 0.04).clamp(-0.1, 0.1), rtol=0, atol=1e-12)
+    assert abs(float((far.abs() > 0.1 - 1e-12).double().mean()) - 0.6) < 4 * (0.6 * 0.4 / 4000) ** 0.5
+    flat = torch.full((4000, 2), 0.5, dtype=torch.float64)
+    away = l2_norm(ThreatModel(norm="l2", eps=0.1).nearby(flat, numbered(flat, "x"), 0.2) - flat)
+    inside = float((away < 0.1 - 1e-9).double().mean())  # a disc of half the radius has a quarter of the area
+    assert float(away.max()) < 0.1 + 1e-12 and abs(inside - 0.25) < 4 * (0.25 * 0.75 / 4000) ** 0.5
+    with_eps = threat.nearby(x, numbered(x, "x"), 0.25, torch.full((4000,), 0.02, dtype=torch.float64)) - x
+    assert float(with_eps.abs().max()) <= 0.02 + 1e-12
+
+
 def test_contract_eps_of_each_example():
     x = torch.full((3, 4), 0.5)
     eps = torch.tensor([0.0, 0.1, 0.2])

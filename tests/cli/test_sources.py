@@ -160,6 +160,16 @@ def test_end_to_end_the_snapshots_of_a_run_are_one_network(here, capsys):
     ensemble = model_of(source, look(source), "ensemble", images)
     torch.testing.assert_close(ensemble(images.pixels()), ((both[0] + both[1]) / 2).log(), rtol=0, atol=1e-5)
     assert capsys.readouterr().err == "" and not torch.allclose(*both, atol=1e-3)
+    few = "--n 40 --steps 2 --restarts 1 --loss-steps 2 --loss-restarts 1 --images 0 --sanity 0 --splits test --json"
+    assert main(["evaluate", "tiny", *few.split()]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert sorted(path.stem for path in (here / "tiny" / "results").glob("evaluation-*")) == [
+        f"evaluation-{checkpoint}-test" for checkpoint in ("best", "ensemble", "last")
+    ]
+    test = Digits().load(seed=0).test.take(slice(0, 40))
+    members = [load("tiny", checkpoint=f"snapshot-{number}")(test.pixels()).softmax(dim=1) for number in (1, 2)]
+    wrong = sum(members).argmax(dim=1) != test.y
+    assert found[2]["clean_error"]["value"] == pytest.approx(float(wrong.double().mean()))
     (here / "tiny" / "checkpoints" / "snapshot-2.safetensors").unlink()
     first = model_of(source, look(source), "ensemble", images)
     torch.testing.assert_close(first(images.pixels()), both[0].log(), rtol=0, atol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from robustscape.data.cifar10 import CLASSES
-from robustscape.data.pseudo_labelled import read_file, read_pseudo_labelled
+from robustscape.data.pseudo_labelled import SMALL, read_file, read_pseudo_labelled
 from robustscape.types import BadInput
 
 X = np.arange(6 * 32 * 32 * 3).reshape(6, 32, 32, 3).astype(np.uint8)
@@ -45,6 +45,7 @@ def test_contract_other_files_are_refused(tmp_path, document, sentence):
     ("name", "sentence"),
     [
         ("ti_500K_pseudo_labeled.pickle", "its authors publish at https://"),
+        (SMALL, "train cifar10_jpeg_teacher_small` and then `robustscape label runs/cifar10_jpeg_teacher_small --to"),
         ("mine.npz", "`robustscape label RUN --to mine.npz` writes"),
     ],
 )

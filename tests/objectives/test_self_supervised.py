@@ -17,7 +17,7 @@ from robustscape.attacks.losses import KL, CrossEntropy, Margin
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
 from robustscape.models.linear import Linear
-from robustscape.modes import evaluating
+from robustscape.modes import InTrainMode, evaluating
 from robustscape.objectives.self_supervised import SelfSupervised
 from robustscape.runtime import Runtime, fast
 from robustscape.streams import Streams
@@ -107,6 +107,29 @@ def test_reference_steps_in_float64(form, head, gamma, naive, stepped, rendered,
 
     same(ours, rendered(theirs, [made(*pair) for pair in enumerate(batches)], gamma))
     assert int(ours.state_dict()["1.num_batches_tracked"]) == 2
+
+
+def test_reference_in_train_mode_the_five_copies_are_attacked_as_by_the_authors_code_float64(naive):
+    """The sum over the images plus an eighth of that over the rotated ones, which share their batch statistics."""
+    objective, batch = SelfSupervised(attack=ATTACK, form="five"), naive.batches(1)[0]
+    net, rng = objective.prepare(naive.network()), Streams(5, ("train", 0), batch.index)
+    theirs = Naive(naive.network(), copy.deepcopy(net[-1].rotation)).train()
+    made, attack = objective.stage(batch, rng, 0, 1)
+    found = attack(InTrainMode(net, "frozen"), made.x, made.goal, rng=rng.of(made.index))
+    x, y, r, index = _images(batch, 0, "five")
+    noise = Streams(5, ("train", 0, 0, "ball"), index).uniform(1, 6, 6, low=-1, high=1, dtype=torch.float64)
+    rotated = torch.tensor([turn is not None for turn in r])
+
+    def wanted(share):
+        def raised(z):
+            classes, angles = theirs(z)
+            turned = F.cross_entropy(angles[rotated], torch.tensor([0, 1, 2, 3] * 8), reduction="sum")
+            return F.cross_entropy(classes[~rotated], y[~rotated], reduction="sum") + share * turned
+
+        return naive.ascended((x + EPS * noise).clamp(0, 1), x, raised, eps=EPS, size=SIZE, steps=STEPS)
+
+    torch.testing.assert_close(found, wanted(1 / 8), rtol=0, atol=1e-12)
+    assert float((found - wanted(1)).abs().max()) > SIZE
 
 
 def test_contract_what_is_kept_is_the_network_without_the_head(naive, stepped):

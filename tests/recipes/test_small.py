@@ -11,9 +11,10 @@ from robustscape.data.augment import Chain
 from robustscape.data.autoaugment import AutoAugment
 from robustscape.data.erase import Cutout
 from robustscape.data.folder import Folder
+from robustscape.data.pseudo_labelled import SMALL
 from robustscape.data.unlabelled import Unlabelled
 from robustscape.recipes.estimating import size_of, work
-from robustscape.recipes.small import PSEUDO_LABELS, smaller
+from robustscape.recipes.small import smaller
 from robustscape.training.snapshots import period_ends
 
 
@@ -67,6 +68,6 @@ def test_contract_the_teacher_sees_the_labels_that_small_runs_keep():
         row = _row(name).run
         small = smaller(row)
         assert (small.data, small.unlabelled.hide) == (teacher.data, teacher.unlabelled.hide)
-        assert small.unlabelled.source == PSEUDO_LABELS and small.unlabelled.share == row.unlabelled.share
+        assert small.unlabelled.source == SMALL and small.unlabelled.share == row.unlabelled.share
     assert work(teacher) == work(replace(teacher, unlabelled=Unlabelled())) / 5
     assert work(small) == work(replace(small, unlabelled=Unlabelled()))  # as many examples, of both kinds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,11 @@ from robustscape.objectives.at import AT
 from robustscape.objectives.natural import Natural
 from robustscape.runtime import TRUTH
 from robustscape.training.method import method
+from robustscape.training.optimizers.adam import Adam
+from robustscape.training.optimizers.adamw import AdamW
 from robustscape.training.optimizers.sgd import SGD
 from robustscape.training.schedules.constant import Constant
+from robustscape.training.schedules.cosine import Cosine
 from robustscape.training.settings import Training
 from robustscape.training.step import step
 from robustscape.types import BadInput, Batch, Diverged, Loss
@@ -108,6 +112,59 @@ def test_reference_the_code_of_rice_and_wu_whole_float64():
         ours = _ours(weights, batches, **changes)
         naive.same(ours, _naive(batches, gamma=gamma, official=True, attack_train="counted", clean=True))
         assert int(ours.state_dict()["1.num_batches_tracked"]) == 3 * (STEPS + 2)
+
+
+@pytest.mark.parametrize("decay", ["all", "weights"])
+@pytest.mark.parametrize("kind", [AdamW, Adam, SGD])
+def test_reference_an_optimiser_that_steps_at_w_and_v_decays_there_float64(kind, decay):
+    """As the authors' code: torch's own step at w + v, from which v is then subtracted."""
+    batches, weights = naive.batches(3), AWP(gamma=0.02, decay_at="w+v")
+    settings = replace(_settings(), optimizer=kind(lr=0.05, weight_decay=0.3, decay=decay), lr=Cosine())
+    # Where a normalisation undoes a bias, its gradient is rounding, of which Adam makes a step.
+    ours, theirs = _blocks(normalised=False), _blocks(normalised=False)
+    objective = AT(attack=PGD(threat=ThreatModel(eps=EPS), steps=STEPS, step_size=STEP))
+    how, built = method(ours, objective, weights, settings, TRUTH), settings.optimizer.build(ours)
+    torchs = {SGD: partial(torch.optim.SGD, momentum=0.9), Adam: torch.optim.Adam, AdamW: torch.optim.AdamW}[kind]
+    decaying, others = ([p for p in theirs.parameters() if (decay == "all" or p.ndim > 1) == yes] for yes in (1, 0))
+    wanted = torchs([{"params": decaying, "weight_decay": 0.3}, {"params": others, "weight_decay": 0.0}], lr=0.05)
+    for done, batch in enumerate(batches):
+        step(how, built, batch, done, TOTAL, SEED)
+        x_adv = naive.attacked(theirs.eval(), batch, done)
+        theirs.train()
+        v = naive.perturbation(theirs, partial(naive.cross_entropy, x=x_adv, y=batch.y), 0.02)
+        moved = {name: p for name, p in theirs.named_parameters() if name in v}
+        with torch.no_grad():
+            for name, p in moved.items():
+                p.add_(v[name])
+        wanted.zero_grad()
+        naive.cross_entropy(theirs, x_adv, batch.y).backward()
+        for group in wanted.param_groups:
+            group["lr"] = 0.05 * (1 + math.cos(math.pi * done / TOTAL)) / 2
+        wanted.step()
+        with torch.no_grad():
+            for name, p in moved.items():
+                p.sub_(v[name])
+    naive.same(ours, theirs)
+
+
+def test_closed_form_decay_beside_the_gradient_takes_a_share_of_v_off_the_weights():
+    batch, found = naive.batches(1)[0], {}
+    for decay_at in ("w", "w+v"):
+        net, seen = naive.network(), []
+
+        class Kept(AWP):
+            def __call__(self, model, loss, *, rng=None, seen=seen):
+                seen.append(super().__call__(model, loss, rng=rng))
+                return seen[-1]
+
+        settings = replace(_settings(), optimizer=AdamW(lr=0.05, weight_decay=0.3))
+        how = method(net, Natural(), Kept(gamma=0.02, decay_at=decay_at), settings, TRUTH)
+        step(how, settings.optimizer.build(net), batch, 0, TOTAL, SEED)
+        found[decay_at] = (seen[0], dict(net.named_parameters()))
+    (v, at_w), (_, there) = found["w"], found["w+v"]
+    for name, w in at_w.items():
+        wanted = w - 0.05 * 0.3 * v[name] if name in v else w
+        torch.testing.assert_close(there[name], wanted, rtol=0, atol=1e-12)
 
 
 def test_closed_form_without_running_statistics_a_clean_pass_is_not_made():

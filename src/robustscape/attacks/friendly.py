@@ -32,8 +32,8 @@ class Friendly:
         steps: Steps at most (K), at least 1.
         step_size: Length of a step in pixel units, whatever eps is; None for ``relative_step`` times eps.
         relative_step: Length of a step as a multiple of eps, used where ``step_size`` is None.
-        start: "uniform" in the ball, "gaussian" (0.001 times standard normal), "direction" (see ``PGD``), or "none", as
-            in Algorithm 1.
+        start: "uniform" in the ball, "gaussian" (0.001 times standard normal), "direction", "step" (see ``PGD``), or
+            "none", as in Algorithm 1.
         tau: Misclassified iterates that are stepped from, at least 0. ``objectives.fat`` lets it grow.
         omega: Standard deviation of normal noise that is added to every step, in pixel units, at least 0.
         result: "last": the iterate at which the search ends. "misclassified": as Stutz 2021
@@ -53,7 +53,7 @@ class Friendly:
     steps: int = 10
     step_size: float | None = None
     relative_step: float = 0.25
-    start: Literal["uniform", "gaussian", "direction", "none"] = "uniform"
+    start: Literal["uniform", "gaussian", "direction", "step", "none"] = "uniform"
     tau: int = 0
     omega: float = 0.0
     result: Literal["last", "misclassified"] = "last"
@@ -62,7 +62,7 @@ class Friendly:
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
         refuse_l1(self.threat, "Friendly")
-        starts = ("uniform", "gaussian", "direction", "none")
+        starts = ("uniform", "gaussian", "direction", "step", "none")
         for name, known in (("start", starts), ("result", ("last", "misclassified"))):
             if getattr(self, name) not in known:
                 raise BadInput(f"{name} {getattr(self, name)!r} is not one of {', '.join(known)}")
@@ -111,6 +111,8 @@ class Friendly:
             return self.threat.sample(x, rng)
         if self.start == "direction":
             return self.threat.along(x, rng)
+        if self.start == "step":
+            return self.threat.nearby(x, rng, self._size())
         return self.threat.project(x + 0.001 * rng.tag("gaussian").normal(*x.shape[1:], dtype=x.dtype), x)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, rng: Streams | None = None) -> Tensor:

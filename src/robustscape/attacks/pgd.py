@@ -38,7 +38,8 @@ class PGD:
         step_size: Length of a step in pixel units, whatever eps is; None for ``relative_step`` times eps.
         relative_step: Length of a step as a multiple of eps, used where ``step_size`` is None.
         start: "uniform" in the ball, "gaussian" (0.001 times standard normal, as TRADES), "direction" (a uniform share
-            of eps along a normal one, as Stutz 2021's code), or "none".
+            of eps along a normal one, as Stutz 2021's code), "step" (uniform in the ball of a step's length, then
+            projected, as Liu 2020's code), or "none".
         restarts: Independent starts, at least 1.
         result: Which input is returned. "last": the last iterate; over restarts the one of largest loss.
             "best_loss": the iterate of largest loss, the start included. "misclassified": the first misclassified
@@ -58,7 +59,7 @@ class PGD:
     more_steps: int | None = None
     step_size: float | None = None
     relative_step: float = 0.25
-    start: Literal["uniform", "gaussian", "direction", "none"] = "uniform"
+    start: Literal["uniform", "gaussian", "direction", "step", "none"] = "uniform"
     restarts: int = 1
     result: Literal["last", "best_loss", "misclassified"] = "last"
     loss: Callable[[nn.Module, Tensor, Tensor], Tensor] = field(default_factory=CrossEntropy)
@@ -68,7 +69,7 @@ class PGD:
         """Count the steps where they follow eps; refuse settings that cannot be meant."""
         refuse_l1(self.threat, "PGD")
         for name, known in (
-            ("start", ("uniform", "gaussian", "direction", "none")),
+            ("start", ("uniform", "gaussian", "direction", "step", "none")),
             ("result", ("last", "best_loss", "misclassified")),
         ):
             if getattr(self, name) not in known:
@@ -126,6 +127,9 @@ class PGD:
     def _step(self) -> float:
         return self.relative_step * self.threat.eps if self.step_size is None else self.step_size
 
+    def _steps(self, eps: Tensor) -> Tensor:
+        return self.relative_step * eps if self.step_size is None else torch.full_like(eps, self.step_size)
+
     def _start(self, x: Tensor, rng: Streams, eps: Tensor | None) -> Tensor:
         if self.start == "none":
             return x
@@ -133,6 +137,8 @@ class PGD:
             return self.threat.sample(x, rng, eps)
         if self.start == "direction":
             return self.threat.along(x, rng, eps)
+        if self.start == "step":
+            return self.threat.nearby(x, rng, self._step() if eps is None else self._steps(eps), eps)
         noise = rng.tag("gaussian").normal(*x.shape[1:], dtype=x.dtype)
         return self.threat.project(x + 0.001 * noise, x, eps)
 
@@ -141,9 +147,7 @@ class PGD:
         return -loss if self.targeted else loss
 
     def _moved(self, x_adv: Tensor, slope: Tensor, x: Tensor, eps: Tensor | None) -> Tensor:
-        step: Tensor | float = self._step()
-        if eps is not None and self.step_size is None:
-            step = _rowwise(self.relative_step * eps, x)
+        step = self._step() if eps is None else _rowwise(self._steps(eps), x)
         return self.threat.project(x_adv + step * self.threat.steepest(slope), x, eps)
 
     def _reached(self, logits: Tensor, y: Tensor) -> Tensor:

@@ -156,3 +156,18 @@ class ThreatModel:
         size = direction.flatten(1).abs().amax(dim=1) if self.norm == "linf" else l2_norm(direction)
         share = rng.tag("radius").uniform(dtype=x.dtype)
         return self.project(x + direction / per_example(size, x) * per_example(share, x) * self._radius(x, eps), x, eps)
+
+    def nearby(self, x: Tensor, rng: Streams, radius: Tensor | float, eps: Tensor | None = None) -> Tensor:
+        """Return a point drawn uniformly from another ball around each x, (N, ...), of its radius, moved to this one.
+
+        Args:
+            x: (N, ...), inputs in [0, 1].
+            rng: Random numbers.
+            radius: Of the ball that is drawn from, (N,) or one for all, in pixel units, at least 0.
+            eps: As for ``project``.
+
+        Source: the code of Liu 2020 (https://arxiv.org/abs/2006.08403), whose attacks start within a step of x.
+        """
+        if not isinstance(radius, Tensor):
+            radius = torch.full((len(x),), radius, dtype=x.dtype, device=x.device)
+        return self.project(self.sample(x, rng, radius), x, eps)

@@ -41,6 +41,7 @@ from robustscape.runtime import Runtime, threads
 from robustscape.runtime.deciding import Decision, side_by_side
 from robustscape.runtime.launching import launch, under_torchrun
 from robustscape.runtime.ranks import RankLost, is_first, world
+from robustscape.training.snapshots import has_snapshots
 from robustscape.types import BadInput, Images, Subject
 
 
@@ -52,7 +53,7 @@ class Evaluate:
         settings: The attacks and examples that judge; by default the run's own.
         look: Which data, network and machine.
         checkpoint: Which checkpoints of a run: last, best (on validation), best_on_test, epoch-0010, snapshot-1, or
-            ensemble (of all snapshots).
+            ensemble (of all snapshots). By default last and best, and where there are snapshots their ensemble.
         processes: Processes of one thread each that share the examples, on the CPU; 0 for as many as a trial shows to
             be faster than one process with all threads, where there is a minute of work or more.
         keep_adversarial: Write the inputs that fooled the network beside the results, to be tried on others.
@@ -124,10 +125,19 @@ def _options(source: Source | None, options: list[str]) -> Evaluate:
     default = Evaluate(
         settings=run.evaluation if run else Evaluating(),
         look=look(source),
-        checkpoint=("last", "best") if run or source is None else ("last",),
+        checkpoint=_checkpoints(source),
     )
     description = f"{(__doc__ or '').partition(':')[0]}. {FORMS} Results go to the run's results/."
     return parse(default, options, program="robustscape evaluate SOURCE...", description=description)
+
+
+def _checkpoints(source: Source | None) -> tuple[str, ...]:
+    """Return which checkpoints are evaluated unless it is said: of snapshots their ensemble too."""
+    if source is not None and source.run is None:
+        return ("last",)
+    if source is None or not has_snapshots(source.folder / "checkpoints"):
+        return ("last", "best")
+    return ("last", "best", "ensemble")
 
 
 def _spread(options: Evaluate) -> Evaluate:

@@ -22,6 +22,9 @@ from robustscape.types import BadInput, Images, Provenance
 CARMON = "ti_500K_pseudo_labeled.pickle"
 """The authors' file of 500,000 images."""
 
+SMALL = "pseudo_labels_small.npz"
+"""The file that small recipes take unlabelled images from: what ``cifar10_jpeg_teacher_small`` sees in them."""
+
 _PAIRS = (("x", "y"), ("image", "label"))
 """What pixels and labels are called: here, and in the published files of generated images."""
 
@@ -90,6 +93,12 @@ def _origin(path: str) -> str:
     """Return in words where a file is to be had that is missing."""
     if Path(path).name == CARMON:
         return f"the file, which its authors publish at {sources.CARMON},"
+    if Path(path).name == SMALL:
+        return (
+            "the file, which `robustscape train cifar10_jpeg_teacher_small` and then `robustscape label "
+            f"runs/cifar10_jpeg_teacher_small --to {SMALL}` write (of another --seed: into another file, given by "
+            "--unlabelled.source),"
+        )
     return (
         f"the file, which `robustscape label RUN --to {Path(path).name}` writes, RUN being a network trained with the "
         "same --data and --unlabelled.hide,"

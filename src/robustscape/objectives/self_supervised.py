@@ -37,8 +37,9 @@ class SelfSupervised:
         weight: Weight of the rotation loss (lambda), at least 0.
         form: "equation": the paper's, L(PGD(x), y) + weight / 4 sum over r of L(R_r(PGD(x)), r): one adversarial input
             an image, which is then rotated; the attack raises the whole. "five": the authors' code, for each image
-            itself and its four rotations, each attacked on its own head. "half": Stutz' code, every second image
-            rotated by a random angle in place of the image, each attacked on its own head.
+            itself and its four rotations, each attacked on its own head, with an eighth of the rotations' loss.
+            "half": Stutz' code, every second image rotated by a random angle in place of the image, each attacked on
+            its own head.
         head: "linear", or "mlp": Stutz' code, features cut off to [0, 1], 256 hidden units with ReLU and BatchNorm.
 
     Deviations:
@@ -128,7 +129,7 @@ class SelfSupervised:
             raise BadInput("a batch of 1 image has no statistics for the normalisation in the rotation head; choose a "
                            "training.batch_size that leaves no single image over")  # fmt: skip
         made = _five(batch) if self.form == "five" else _half(batch, rng.of(batch.index))
-        return made, replace(self.attack, loss=_OwnHead())
+        return made, replace(self.attack, loss=_OwnHead(rotation=0.125 if self.form == "five" else 1.0))
 
     def __call__(self, model: nn.Module, batch: Batch, x_adv: Tensor) -> Loss:
         """Return the loss of both heads; ``batch`` as ``stage`` makes it."""
@@ -192,14 +193,19 @@ def _half(batch: Batch, rng: Streams) -> Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class _OwnHead:
-    """The cross-entropy of the head that an example is for: of the classes, or of angle r for the label -1 - r."""
+    """The cross-entropy of the head that an example is for: of the classes, or of angle r for the label -1 - r.
+
+    ``rotation`` is the weight of the latter, which matters where examples share their statistics, in train mode.
+    """
+
+    rotation: float
 
     def __call__(self, model: nn.Module, x_adv: Tensor, target: Tensor) -> Tensor:
         """Return the loss of each example, (N,)."""
         outputs = model(x_adv)
         error = F.cross_entropy(outputs[:, :-_ANGLES], target.clamp(min=0), reduction="none")
         rotation = F.cross_entropy(outputs[:, -_ANGLES:], (-1 - target).clamp(min=0), reduction="none")
-        return torch.where(target < 0, rotation, error)
+        return torch.where(target < 0, self.rotation * rotation, error)
 
 
 @dataclass(frozen=True, kw_only=True)

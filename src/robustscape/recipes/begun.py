@@ -25,6 +25,7 @@ from robustscape.training.checkpoints import digest, load_state, save_state, sav
 from robustscape.training.last_batch import check_last_batch
 from robustscape.training.log import TrainingLog, write_log
 from robustscape.training.loop import Epoch, State, Step, start
+from robustscape.training.step import check_walk
 from robustscape.types import Attack, BadInput, Batch, Batches, DataSource, Images, Plain, Splits
 
 
@@ -103,6 +104,7 @@ def prepared(run: Run, out: Path, name: str, decision: Decision | None) -> Begun
         state, loader, begins_with = fresh(run, given)
         if document is None:
             check_last_batch(state.model, run.objective, loader)
+            check_walk(run.training, loader)
         resume = out / "checkpoints" / "resume.safetensors"
         if resume.exists():
             load_state(state, resume)

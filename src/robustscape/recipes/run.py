@@ -17,6 +17,8 @@ from robustscape.training.settings import Training
 from robustscape.training.stopping import check_choice
 from robustscape.types import Architecture, BadInput, DataSource, Measurement, Objective, Selective, WeightPerturbation
 
+_NO_ATTACK = 0.01 * (1 + 1e-9)  # of the largest eps; a piecewise schedule of the learning rate ends at 0.1 * 0.1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
@@ -145,7 +147,13 @@ def _check_unused(run: Run) -> None:
                 f"training.{name} is of the inner attack, and {kind} has none; set it back to {off}, or did you mean "
                 "--objective at?"
             )
-    attack, most = run.objective.attack, max(training.eps(done, 100) for done in range(101))
+    attack, factors = run.objective.attack, [training.eps(done, 100) for done in range(101)]
+    most, last = max(factors), factors[-1]
+    if attack is not None and last <= _NO_ATTACK * most:
+        raise BadInput(
+            f"training.eps is {type(training.eps).__name__}, which ends at {last:g} times the attack's own eps: the "
+            "training would end without an attack; did you mean --training.eps rise?"
+        )
     if attack is not None and most > 1:
         try:
             attack.at(most * attack.threat.eps)

@@ -10,6 +10,7 @@ from robustscape.data.cifar100 import CIFAR100
 from robustscape.data.folder import Folder
 from robustscape.data.imagenet32 import ImageNet32
 from robustscape.data.mnist import MNIST
+from robustscape.data.pseudo_labelled import SMALL
 from robustscape.data.svhn import SVHN
 from robustscape.data.unlabelled import Unlabelled
 from robustscape.data.warp import CropResize, Rotate
@@ -34,8 +35,6 @@ _EVALUATED = 500
 
 _ANIMALS = (2, 3, 4, 5, 6, 7)
 _VEHICLES = (0, 1, 8, 9)
-PSEUDO_LABELS = "pseudo_labels_small.npz"
-"""The file that small runs on unlabelled images take them from: what ``cifar10_jpeg_teacher_small`` sees in them."""
 
 HIDDEN = 0.8
 """How much of the training set loses its labels in them."""
@@ -49,7 +48,7 @@ def smaller(run: Run) -> Run:
     are logged one by one. An average remembers as many epochs as before. No crops, flips and rotations, with which
     narrow networks hardly overfit. CIFAR-10 is taken from the folder ``cifar10-jpeg``. Judged by PGD on 500 images.
 
-    In place of Carmon's images, ``HIDDEN`` of the training set loses its labels and is read from ``PSEUDO_LABELS``. In
+    In place of Carmon's images, ``HIDDEN`` of the training set loses its labels and is read from ``SMALL``. In
     place of ImageNet, CIFAR-10's six animals; what begins with another recipe's run begins with that of its small
     variant and learns the four vehicles.
     """
@@ -93,7 +92,7 @@ def _hidden(unlabelled: Unlabelled) -> Unlabelled:
     """Return unlabelled images that are those of the training set itself, their labels hidden."""
     if unlabelled.source is None:
         return unlabelled
-    return replace(unlabelled, source=PSEUDO_LABELS, size=_IMAGES, hide=HIDDEN)
+    return replace(unlabelled, source=SMALL, size=_IMAGES, hide=HIDDEN)
 
 
 def _narrower(model: Architecture) -> Architecture:

@@ -50,6 +50,11 @@ def snapshot(number: int) -> str:
     return f"snapshot-{number}"
 
 
+def has_snapshots(checkpoints: Path) -> bool:
+    """Return whether a run's folder of checkpoints holds snapshots."""
+    return (checkpoints / f"{snapshot(1)}.safetensors").is_file()
+
+
 def snapshots_in(checkpoints: Path) -> tuple[str, ...]:
     """Return the names of the snapshots in a run's folder of checkpoints, in their order.
 

@@ -24,6 +24,7 @@ from robustscape.training.settings import Training
 from robustscape.types import (
     BadInput,
     Batch,
+    Batches,
     Diverged,
     Exploring,
     Loss,
@@ -108,8 +109,8 @@ def step(
         BadInput: mixed images under an objective that cannot attack them.
         Diverged: a part of the loss or the gradient is not finite; the weights are as before the step.
     """
-    log = _sloped(how, optimizer, batch, done, total, seed, x_adv)
-    _moved(how, optimizer, log.lr)
+    log, v = _sloped(how, optimizer, batch, done, total, seed, x_adv)
+    _moved(how, optimizer, log.lr, v)
     pass_clean(how, batch)
     return log
 
@@ -141,9 +142,11 @@ def long_step(
     logs: list[StepLog] = []
     with exploring.walking(how.model, optimizer, steps=done / exploring.batches, rng=rng) as move:
         for number, batch in enumerate(batches):
-            logs.append(_sloped(how, optimizer, batch, done + number, total, seed, None))
+            log, v = _sloped(how, optimizer, batch, done + number, total, seed, None)
+            _decay_there(optimizer, how.model, v, beside=False)
+            logs.append(log)
             move()
-    _moved(how, optimizer, logs[0].lr)
+    _moved(how, optimizer, logs[0].lr, {})
     pass_clean(how, batches[-1])
     errors = [log.robust_error for log in logs if log.robust_error is not None]
     return StepLog(
@@ -163,8 +166,8 @@ def _sloped(
     total: int,
     seed: int,
     x_adv: Tensor | None,
-) -> StepLog:
-    """Leave in ``.grad`` what the optimiser is to step by; returns what the step does."""
+) -> tuple[StepLog, Params]:
+    """Leave the gradient in ``.grad``; returns what the step does, and v where weight decay reads w + v."""
     settings, model = how.settings, how.model
     _check_labels(how.objective, batch)
     batch, weight = share_of(batch)
@@ -198,10 +201,9 @@ def _sloped(
     gradient_norm = _norm_of_gradients(model)
     logged = _finite(outcome, gradient_norm)
     clip_gradient(model, settings)
-    if v and how.weights is not None and how.weights.decay_at == "w+v":
-        _decay_there(optimizer, model, v)
     lr = learning_rate(settings, done, total)
-    return StepLog(lr=lr, eps=eps, loss=logged, gradient_norm=float(gradient_norm), robust_error=error)
+    log = StepLog(lr=lr, eps=eps, loss=logged, gradient_norm=float(gradient_norm), robust_error=error)
+    return log, v if how.weights is not None and how.weights.decay_at == "w+v" else {}
 
 
 def _found(weights: WeightPerturbation, loss: BatchLoss, rng: Streams) -> Params:
@@ -230,6 +232,20 @@ def batches_of_a_step(settings: Training) -> int:
     return settings.optimizer.batches if isinstance(settings.optimizer, Exploring) else 1
 
 
+def check_walk(settings: Training, batches: Batches) -> None:
+    """Refuse a step on more batches than an epoch has: none would ever be whole.
+
+    Raises:
+        BadInput: it is such a one.
+    """
+    each = batches_of_a_step(settings)
+    if each > len(batches):
+        raise BadInput(
+            f"a step of {type(settings.optimizer).__name__} takes {each} batches, and an epoch has {len(batches)}, so "
+            "every step would be cut short; lower training.optimizer.steps or training.batch_size"
+        )
+
+
 def _error(how: Method, batch: Batch, x_adv: Tensor, weight: int) -> float:
     """Return the share of adversarial inputs that are misclassified at the present weights, in eval mode."""
     network = vars(how.model).get("without_heads", how.model)
@@ -238,11 +254,13 @@ def _error(how: Method, batch: Batch, x_adv: Tensor, weight: int) -> float:
     return float(mean_over_ranks([wrong.float().mean()], weight)[0])
 
 
-def _moved(how: Method, optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Step by ``.grad``, at a learning rate."""
+def _moved(how: Method, optimizer: torch.optim.Optimizer, lr: float, v: Params) -> None:
+    """Step by ``.grad``, at a learning rate; weight decay reads w + v."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+    _decay_there(optimizer, how.model, v, beside=False)
     optimizer.step()
+    _decay_there(optimizer, how.model, v, beside=True)
     clip_weights(how.model, how.settings)
 
 
@@ -287,11 +305,18 @@ def _finite(loss: Loss, gradient_norm: Tensor) -> dict[str, float]:
     return logged
 
 
-def _decay_there(optimizer: torch.optim.Optimizer, model: nn.Module, v: Params) -> None:
-    """Let weight decay read the weights at w + v: add its coefficient times v to the gradient at w."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+@torch.no_grad()
+def _decay_there(optimizer: torch.optim.Optimizer, model: nn.Module, v: Params, *, beside: bool) -> None:
+    """Let weight decay read w + v where it is in the gradient; or, of a step that is done, beside it, as AdamW's."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()} if v else {}
     for group in optimizer.param_groups:
+        if bool(group.get("decoupled_weight_decay")) != beside:
+            continue
         for parameter in group["params"]:
-            name = names[id(parameter)]
-            if name in v and parameter.grad is not None:
-                parameter.grad.add_(v[name], alpha=group["weight_decay"])
+            value = v.get(names.get(id(parameter), ""))
+            if value is None or parameter.grad is None:
+                continue
+            if beside:
+                parameter.sub_(value, alpha=group["lr"] * group["weight_decay"])
+            else:
+                parameter.grad.add_(value, alpha=group["weight_decay"])

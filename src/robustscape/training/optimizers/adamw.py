@@ -26,9 +26,7 @@ class AdamW:
         weight_decay: Share of w that a step of lr 1 takes away, at least 0.
         decay: What decays: "all" parameters, or "weights": those of more than one dimension.
 
-    Deviations:
-        The gradient knows nothing of this decay, so a weight perturbation whose code decays at w + v (``decay_at``)
-        adds its share to the gradient, which Adam then normalises.
+    A weight perturbation whose code decays at w + v (``decay_at``) takes ``lr * weight_decay * v`` off the weights too.
     """
 
     lr: float = 1e-3
