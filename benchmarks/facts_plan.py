@@ -110,6 +110,9 @@ class Plan:
             for how in ("", *RESCALED):
                 look = self._look(robust[0], self._rescaled(attack), 32)
                 found[f"rescaled/cifar10-{how or 'trained'}-{seed}"] = replace(look, rescaled=how)
+            for kind in ("trades", "at-awp"):
+                look = self._look(committed(kind, seed), self._rescaled(attack)[1:], 32)
+                found[f"methods/cifar10-{kind}-{seed}"] = look
             found[f"curvature/cifar10-{seed}"] = self._look(robust[0], [self._curvature(attack)], 32)
         for seed in SEEDS:
             measured = [self._curvature(_attack("mnist", 0.3))]
@@ -193,7 +196,7 @@ def plan(*, small: bool) -> Plan:
 
 
 def committed(kind: str, seed: int) -> Path:
-    """Return the run directory of a network in benchmarks/checkpoints, "at" or "at-awp"."""
+    """Return the run directory of a network in benchmarks/checkpoints, "at", "trades" or "at-awp"."""
     return COMMITTED / (f"{kind}-{seed}" if seed else kind)
 
 

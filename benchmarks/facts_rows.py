@@ -47,8 +47,7 @@ def rows(found: Found, flat: Mapping[str, Sequence[FlatnessResult]]) -> list[Pla
         made.append(_curvature(found, group))
     for group in ON_TRAIN:
         made += _eigenvalues(found, group)
-    made.append(_awp(flat))
-    made.append(_rescaling(found))
+    made += [_awp(flat), _between_methods(found), _rescaling(found)]
     return made
 
 
@@ -278,6 +277,23 @@ def _awp(flat: Mapping[str, Sequence[FlatnessResult]]) -> Plain:
     mean = np.mean([pair.value for pair in pairs])
     verdict = HOLDS if all(pair.high < 0 for pair in pairs) else PART if mean < 0 else NOT
     return _row(claim, paper, NAMES["cifar10"], verdict, numbers, [r for results in flat.values() for r in results])
+
+
+def _between_methods(found: Found) -> Plain:
+    claim, where = "the largest eigenvalue of AT's robust loss is larger than that of AT-AWP's", NAMES["cifar10"]
+    paper = "Wu 2020, section 3 (of slices); before rescaling, which takes it from one to the other"
+    kinds = {"at": "rescaled/cifar10-trained", "trades": "methods/cifar10-trades", "at-awp": "methods/cifar10-at-awp"}
+    there = {
+        kind: [results for name, results in found.items() if name.startswith(f"{prefix}-")]
+        for kind, prefix in kinds.items()
+    }
+    if any(not each or any("spectrum" not in results for results in each) for each in there.values()):
+        return _missing(claim, paper, where)
+    spectra = {kind: [results["spectrum"] for results in each] for kind, each in there.items()}
+    values = {kind: [_eigenvalue("raw", "robust")(result) for result in each] for kind, each in spectra.items()}
+    numbers: Plain = {kind: spread(each) for kind, each in values.items()}
+    verdict = higher(values["at"], values["at-awp"])
+    return _row(claim, paper, where, verdict, numbers, [result for each in spectra.values() for result in each])
 
 
 def _rescaling(found: Found) -> Plain:

@@ -168,6 +168,17 @@ def test_contract_the_committed_networks_under_awp_are_flatter(rows):
     assert rows._awp(backwards)["verdict"] == "does not hold"
 
 
+def test_closed_form_eigenvalues_between_methods(rows):
+    kinds = {"rescaled/cifar10-trained": 5.0, "methods/cifar10-trades": 2.0, "methods/cifar10-at-awp": 1.0}
+    found = {
+        f"{name}-{seed}": {"spectrum": spectrum(raw + seed, 1.0)} for name, raw in kinds.items() for seed in (0, 1)
+    }
+    row = rows._between_methods(found)
+    assert row["verdict"] == "holds" and row["numbers"]["trades"]["each"] == [4.0, 6.0]
+    del found["methods/cifar10-trades-1"]["spectrum"]
+    assert rows._between_methods(found)["verdict"] == "not measured"
+
+
 def test_closed_form_rescaling(rows):
     def flatness(value):
         known = {"value": value, "low": value, "high": value, "n": 4}
