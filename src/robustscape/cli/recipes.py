@@ -28,8 +28,8 @@ class Listing:
 
     Attributes:
         paper: Paper whose recipes are listed, by its first author: wu; none for all.
-        times: Say how long each trains here, by the work of its steps and the speed of a small ResNet, which is timed
-            for a second.
+        times: Say how long each trains here, by the passes of its steps and the pace of its network, which is timed on
+            a few images.
     """
 
     paper: str | None = None

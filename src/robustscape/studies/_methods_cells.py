@@ -144,7 +144,7 @@ class Trained:
             of each epoch that was tracked. "device": the processor. "precision": its arithmetic, in words.
             "warnings": what the guards noticed. Or "diverged": why the training ended.
         """
-        run = self.run if self.labels is None else self._with_labels(folder, values[self.labels])
+        run = self.run if self.labels is None else self.with_labels(folder, values[self.labels])
         looks, total = replace(self._looks(), run=run), 1
         try:
             for done, steps in _trained(run, folder / "run", self.name):
@@ -164,11 +164,13 @@ class Trained:
             "warnings": [f"epoch {entry.epoch}: {text}" for entry in epochs for text in entry.warnings],
         }
 
-    def _looks(self) -> Looks:
-        return Looks(run=self.run, average=self.average, worst=self.worst, views=self.views, n=self.n)
+    def with_labels(self, folder: Path, value: Plain) -> Run:
+        """Return the run on its pseudo-labelled images too, in epochs as long as with all labels.
 
-    def _with_labels(self, folder: Path, value: Plain) -> Run:
-        """Return the run with the file of its pseudo-labelled images, in epochs as long as with all labels."""
+        Args:
+            folder: Where their file is written, unless it is there.
+            value: That of the cell of the pseudo-labels.
+        """
         path = (folder / "pseudo_labels.npz").resolve()
         hidden = _hidden(self.run)
         if not path.exists():
@@ -187,6 +189,9 @@ class Trained:
         mixed = replace(self.run.unlabelled, source=str(path), size=labelled + len(hidden))
         assert isinstance(self.run.objective, RST), "what takes pseudo-labels"
         return replace(self.run, unlabelled=mixed)
+
+    def _looks(self) -> Looks:
+        return Looks(run=self.run, average=self.average, worst=self.worst, views=self.views, n=self.n)
 
 
 # -- pieces --------------------------------------------------------------------------------------------

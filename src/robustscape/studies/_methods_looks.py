@@ -46,8 +46,9 @@ class Looks:
 
     def seconds(self) -> float:
         """Return about how long all of it takes, with the tracking of the training: from the passes, at most."""
-        size, training, judge = estimating.size_of(self.run.data), self.run.training, self.run.evaluation
-        if size is None:
+        size, pace = estimating.size_of(self.run.data), estimating.pace_of(self.run)
+        training, judge = self.run.training, self.run.evaluation
+        if size is None or pace is None:
             return 0.0
         validation = getattr(self.run.data, "validation", 0)
         tracked = (training.track + validation) * getattr(training.track_attack, "steps", 0)
@@ -56,8 +57,7 @@ class Looks:
         flat, worst, view = (getattr(part.attack, "steps", 0) for part in (self.average, self.worst, self.views))
         passes += self.n * (2 * flat * (1 + self.average.samples) + view * (1 + len(self.views.views)))
         passes += self.n * (worst * (3 + 2 * self.worst.restarts) + 4 * self.worst.steps * (2 + self.worst.restarts))
-        each = 2 * estimating.operations(self.run.model, size.image, size.classes)
-        return passes * each / estimating.rate(self.run.runtime)
+        return passes * pace.inputs
 
 
 def looking(looks: Looks, out: Path) -> Generator[tuple[int, int], None, dict[str, Any]]:
