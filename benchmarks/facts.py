@@ -15,8 +15,8 @@ Along eps: MNIST, LeNet of width 8 at 0 to 0.4, and CIFAR-10 (JPEG), PreActResNe
 on 10,000 images, two seeds, alike but for eps; each is measured at its own eps. The adversarially trained networks of
 30 epochs and those under AWP, three seeds, are the ones in benchmarks/checkpoints; natural ones of their recipe are
 trained here. All measurements are on the first test images, the same for all; eigenvalues on the first training images
-too, where the paper has them. On a core of a Xeon at 2.8 GHz an
-adversarially trained MNIST network takes 8 minutes.
+too, where the code of Liu 2020 has them. On a core of a Xeon at 2.8 GHz an adversarially trained MNIST network takes 8
+minutes.
 ``--small`` does everything with a few images and steps, in runs/facts-small.
 """
 

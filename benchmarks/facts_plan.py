@@ -124,7 +124,7 @@ class Plan:
         return Look(run=run, measurements=tuple(measurements), n=few if self.small else n)
 
     def _on_train(self, run: Path, attack: PGD) -> Look:
-        """Return the look at a spectrum on training images, as the paper has it."""
+        """Return the look at a spectrum on training images, as the code of Liu 2020 has it."""
         return replace(self._look(run, [self._spectrum(attack)], 96), split="train")
 
     def _spectrum(self, attack: PGD) -> Spectrum:

@@ -281,7 +281,7 @@ def _awp(flat: Mapping[str, Sequence[FlatnessResult]]) -> Plain:
 
 def _between_methods(found: Found) -> Plain:
     claim, where = "the largest eigenvalue of AT's robust loss is larger than that of AT-AWP's", NAMES["cifar10"]
-    paper = "Wu 2020, section 3 (of slices); before rescaling, which takes it from one to the other"
+    paper = "Wu 2020, figure 2, which shows slices"
     kinds = {"at": "rescaled/cifar10-trained", "trades": "methods/cifar10-trades", "at-awp": "methods/cifar10-at-awp"}
     there = {
         kind: [results for name, results in found.items() if name.startswith(f"{prefix}-")]

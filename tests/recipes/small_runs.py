@@ -1,0 +1,36 @@
+"""The small runs on digits that tests of training a Run begin with, and what they compare."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from robustscape.attacks.pgd import PGD
+from robustscape.attacks.threat import ThreatModel
+from robustscape.objectives.at import AT
+from robustscape.recipes.run import Run
+
+MAKE = """
+from dataclasses import replace
+from robustscape.attacks.pgd import PGD
+from robustscape.attacks.threat import ThreatModel
+from robustscape.data.augment import CropFlip
+from robustscape.models.linear import Linear
+from robustscape.objectives.at import AT
+from robustscape.recipes.digits import digits_at_awp
+def make():
+    run = digits_at_awp()
+    attack = PGD(threat=ThreatModel(eps=0.2), steps=2)
+    training = replace(run.training, epochs=2, track=50, track_attack=attack, checkpoint_seconds=0.0, ema=0.9)
+    return replace(run, objective=AT(attack=attack), training=training)
+"""
+
+
+def small(run: Run, **changes) -> Run:
+    attack = PGD(threat=ThreatModel(eps=0.2), steps=2)
+    training = replace(run.training, epochs=2, track=50, track_attack=attack, **changes)
+    return replace(run, objective=AT(attack=attack), training=training)
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "checkpoints").glob("*.safetensors"))}
