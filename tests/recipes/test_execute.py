@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -12,7 +13,6 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from small_runs import MAKE, small, weights
 
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
@@ -27,6 +27,11 @@ from robustscape.results import read_json, write_json
 from robustscape.runtime import Runtime
 from robustscape.training.loop import Epoch, Step
 from robustscape.types import BadInput
+
+spec = importlib.util.spec_from_file_location("small_runs", Path(__file__).with_name("small_runs.py"))
+small_runs = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(small_runs)
+MAKE, small, weights = small_runs.MAKE, small_runs.small, small_runs.weights
 
 KEPT = ("epoch-0000", "epoch-0001", "epoch-0002")
 

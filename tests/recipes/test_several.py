@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -12,7 +13,6 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from small_runs import MAKE, small, weights
 
 from robustscape.models.linear import Linear
 from robustscape.recipes import begun, execute
@@ -25,6 +25,11 @@ from robustscape.runtime.deciding import Decision
 from robustscape.training.loop import Step
 from robustscape.training.optimizers.adam import Adam
 from robustscape.types import BadInput, Diverged
+
+spec = importlib.util.spec_from_file_location("small_runs", Path(__file__).with_name("small_runs.py"))
+small_runs = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(small_runs)
+MAKE, small, weights = small_runs.MAKE, small_runs.small, small_runs.weights
 
 TRIED = Decision(precision="float32", compile="no", threads=2, processes=2, milliseconds={}, reason="a trial")
 
