@@ -29,6 +29,14 @@ def bmp(value: int) -> bytes:
     return content.getvalue()
 
 
+def noise(seed: int) -> bytes:
+    """An image of 6 by 4 pixels, no two alike."""
+    content = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(content, "PNG")
+    return content.getvalue()
+
+
 def members(n: int) -> dict[str, bytes]:
     """Files of two classes, cat's pixels 10 + its number and dog's 60 + its number."""
     return {f"{name}/{i}.png": png(base + i) for name, base in (("dog", 60), ("cat", 10)) for i in range(n)}
@@ -176,10 +184,23 @@ def test_contract_an_altered_zip_is_refused(tmp_path: Path, offset: int):
         loaded(tmp_path / "set")
 
 
-@pytest.mark.parametrize("fields", [{"per_class": 0}, {"validation": 0}, {"validation": 1.0}])
+@pytest.mark.parametrize("fields", [{"per_class": 0}, {"validation": 0}, {"validation": 1.0}, {"shrink": 0}])
 def test_contract_impossible_fields_are_refused(fields: dict):
     with pytest.raises(BadInput):
         Folder(**fields)
+
+
+def test_closed_form_shrunk_images_are_means_of_squares(tmp_path: Path):
+    files = {f"{name}/{i}.png": noise(4 * label + i) for label, name in enumerate(("cat", "dog")) for i in range(4)}
+    for split in ("train", "test"):
+        laid(tmp_path / "set" / split, files, "folder")
+    whole, small = (Folder(path=str(tmp_path / "set"), validation=4, shrink=by).load(seed=0) for by in (1, 2))
+    squares = whole.test.x.double().view(8, 3, 2, 2, 3, 2).mean(dim=(3, 5))
+    assert torch.equal(small.test.x, squares.round().to(torch.uint8)) and small.test.x.shape[2:] == (2, 3)
+    assert torch.equal(small.train.y, whole.train.y) and torch.equal(small.validation.index, whole.validation.index)
+    assert small.test.name == "set at 2x3, test"
+    with pytest.raises(BadInput, match="shrink 3 does not divide the 4x6 pixels of set"):
+        Folder(path=str(tmp_path / "set"), validation=4, shrink=3).load(seed=0)
 
 
 def test_contract_a_zip_of_everything_is_the_same_data_set(tmp_path: Path):

@@ -65,6 +65,11 @@ def test_closed_form_sizes_of_data(data, classes, n):
     assert (size.classes, size.n) == (classes, n)
 
 
+def test_closed_form_size_of_shrunk_images():
+    size = size_of(Folder(path="cifar10-jpeg", shrink=2))
+    assert size is not None and size.image == (3, 16, 16)
+
+
 def test_closed_form_time_is_passes_at_their_pace(monkeypatch):
     monkeypatch.setattr(estimating, "pace", lambda *_, **__: Pace(inputs=2e-3, weights=5e-3))
     assert seconds(digits_at()) == pytest.approx(30 * 1347 * (10 * 2e-3 + 5e-3))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from robustscape.data.archives import BROKEN, Stamps, contents, listed, memory, reason
 from robustscape.data.cache import Arrays, decoded, fingerprint, stamp
@@ -23,6 +24,7 @@ _FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 
 _SPLITS = ("train", "test")
 _MOST_PIXELS = 1 << 24
+_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,8 @@ class Folder:
         per_class: Training images of each class, drawn by seed; None for all.
         validation: Size of the validation split, taken from the training set: an int is a number of
             images, a float a fraction in (0, 1).
+        shrink: Squares of so many pixels a side become one, their mean rounded to the nearest of 256 levels (a half to
+            the even one); at least 1, which changes nothing. Images a quarter as large, by 2, train four times as fast.
     """
 
     path: str = "cifar10-jpeg"
@@ -49,15 +53,19 @@ class Folder:
     classes: tuple[int, ...] | None = None
     per_class: int | None = None
     validation: int | float = 1000
+    shrink: int = 1
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
         check_choice(self)
+        if self.shrink < 1:
+            raise BadInput(f"shrink must be at least 1 pixel, which changes nothing, not {self.shrink}")
 
     def load(self, *, seed: int) -> Splits:
         """Read the data; ``seed`` draws validation and the images of per_class.
 
-        A missing folder, a file that is not an image, or images of several sizes is a BadInput.
+        A missing folder, a file that is not an image, images of several sizes, or of one that ``shrink`` does not
+        divide is a BadInput.
         """
         place = find(self.path, holding="train.zip and test.zip, or folders train and test,", ending=".zip")
         name = called(self.name or place.name.removesuffix(".zip"), self.classes)
@@ -66,7 +74,18 @@ class Folder:
             raise BadInput(f"{place} has classes {_few(train.classes)} in train and {_few(test.classes)} in test")
         if train.x.shape[1:] != test.x.shape[1:]:
             raise BadInput(f"{place} has images of another size in train than in test: resize them first")
+        if self.shrink > 1:
+            train, test = (_shrunk(images, self.shrink) for images in (train, test))
         return chosen_splits(self, train, test, seed=seed)
+
+
+def _shrunk(images: Images, by: int) -> Images:
+    """Return images that are ``by`` times less high and wide, and say so in their name."""
+    height, width = images.x.shape[2:]
+    if height % by or width % by:
+        raise BadInput(f"shrink {by} does not divide the {height}x{width} pixels of {images.name}")
+    x = torch.cat([F.avg_pool2d(part.float(), by).round().to(torch.uint8) for part in images.x.split(_AT_ONCE)])
+    return replace(images, x=x, name=f"{images.name} at {height // by}x{width // by}")
 
 
 def read_images(path: str) -> Images:

@@ -78,6 +78,9 @@ def size_of(data: DataSource) -> Size | None:
     classes = known.classes if data.classes is None else len(data.classes)
     held = data.validation if isinstance(data.validation, int) else round(data.validation * known.n)
     n = round((known.n - held) * classes / known.classes)
+    channels, height, width = known.image
+    by = data.shrink if isinstance(data, Folder) else 1
+    known = replace(known, image=(channels, height // by, width // by))
     return replace(known, classes=classes, n=n if data.per_class is None else min(n, classes * data.per_class))
 
 

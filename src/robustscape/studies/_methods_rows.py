@@ -90,9 +90,10 @@ def changed(value: Any, change: Mapping[str, Any]) -> Any:
 def base(scale: Scale) -> Run:
     """Return adversarial training on the task that all methods share.
 
-    "small": PreActResNet-18 of width 16 on 1,000 images as they are, so few that AT overfits robustly in 32 epochs of
-    32 steps: from the first drop of the rate on, robust loss falls on train and rises on validation. PGD-4; each is
-    judged by PGD-20 on 1,000 images. "tiny": LeNet of width 2 on digits, which says nothing.
+    "small": PreActResNet-18 of width 16 on 3,000 images shrunk to 16 x 16, which takes a quarter of the time of 32 x 32
+    and overfits as robustly: from the first drop of the rate on robust accuracy rises on train and falls on validation.
+    32 epochs of 47 steps, PGD-2; each is judged by PGD-20 on 1,000 images. "tiny": LeNet of width 2 on digits, which
+    says nothing.
     """
     if scale == "tiny":
         attack = PGD(threat=ThreatModel(eps=0.1), steps=2, step_size=0.05)
@@ -100,10 +101,10 @@ def base(scale: Scale) -> Run:
         training = Training(epochs=4, batch_size=128, optimizer=SGD(lr=0.05))
         evaluation = Evaluating(eps=0.1, steps=2, restarts=1, loss_steps=2, loss_restarts=1, n=100, sanity=0)
     else:
-        attack = PGD(threat=ThreatModel(eps=8 / 255), steps=4, step_size=3 / 255)
-        data = Folder(path="cifar10-jpeg", name="CIFAR-10 (JPEG)", per_class=100, validation=500)
+        attack = PGD(threat=ThreatModel(eps=8 / 255), steps=2, step_size=5 / 255)
+        data = Folder(path="cifar10-jpeg", name="CIFAR-10 (JPEG)", per_class=300, validation=500, shrink=2)
         model = PreActResNet(width=16, mean=(0.4914, 0.4822, 0.4465), std=(0.2471, 0.2435, 0.2616))
-        training = Training(epochs=32, batch_size=32, optimizer=SGD(lr=0.05), track_every=4)
+        training = Training(epochs=32, batch_size=64, optimizer=SGD(lr=0.05), track_every=2)
         evaluation = Evaluating(steps=20, restarts=1, loss_steps=10, loss_restarts=1, step_size=2 / 255, sanity=0)
     tracked = replace(training, lr=Piecewise(at=(0.5, 0.75)), track=100, track_test=False, track_attack=attack)
     return Run(
@@ -187,6 +188,7 @@ def _objectives(run: Run) -> tuple[Method, ...]:
     attack, half = run.objective.attack, Unlabelled(hide=0.5)
     assert isinstance(attack, PGD), "what base gives"
     trades = TRADES(attack=replace(attack, start="gaussian"))
+    friendly = FAT(attack=replace(attack, steps=4, step_size=None))
     rotations = SelfSupervised(attack=attack, form="half")
     rst = {"objective": RST(attack=attack, form="at"), "unlabelled": half}
     both = {"objective": trades, "weights": AWP()}
@@ -214,7 +216,7 @@ def _objectives(run: Run) -> tuple[Method, ...]:
             setting="lambda 0.5, half of each batch rotated",
             change={"objective": rotations},
         ),
-        Method(name="fat", title="FAT", setting="tau 0, 1, 2", change={"objective": FAT(attack=attack)}),
+        Method(name="fat", title="FAT", setting="tau 0, 1, 2, 4 steps", change={"objective": friendly}),
         Method(
             name="part-at",
             title="AT on a part",
@@ -235,7 +237,7 @@ def _objectives(run: Run) -> tuple[Method, ...]:
 
 
 def _data(run: Run) -> tuple[Method, ...]:
-    size = 4 if isinstance(run.data, Digits) else 14
+    size = 4 if isinstance(run.data, Digits) else 7
     noise, smoothing = {"targets": {"noise": 0.3}}, {"targets": {"smoothing": 0.3}}
     return (
         Method(name="label-noise", title="Label noise", setting="0.3", change=noise, seeds=THREE, lessens=True),

@@ -109,6 +109,8 @@ def _settings(base: Run, average: AverageFlatness, worst: WorstFlatness, views: 
     data, network = (type(part).__name__ for part in (base.data, base.model))
     images = getattr(base.data, "per_class", None)
     some = f", {images} training images of each class" if images else ""
+    shrink = getattr(base.data, "shrink", 1)
+    some += f", squares of {shrink} x {shrink} pixels averaged to one" if shrink > 1 else ""
     optimizer = f"{type(training.optimizer).__name__}, learning rate {training.optimizer.lr:g}"
     decays = f"weight decay {training.optimizer.weight_decay:g}"
     return (
