@@ -44,7 +44,7 @@ class Methods:
     weights, order and the images trained on.
 
     Attributes:
-        scale: "small" for 3,000 images of CIFAR-10 (JPEG) at 16 x 16 and a narrow PreActResNet-18, some ten minutes a
+        scale: "small" for 2,000 images of CIFAR-10 (JPEG) at 16 x 16 and a narrow PreActResNet-18, some ten minutes a
             network on one thread; "tiny" for digits, which only shows that everything runs.
         methods: Which methods, by name, for example at awp label-noise; all where none is named.
         average: Average-case flatness, of the robust loss of the last network under the threat model of the task.
