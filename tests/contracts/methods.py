@@ -203,7 +203,7 @@ def _small_measurement(name: str) -> Measurement:
             changes[field] = FGSM(threat=ThreatModel(eps=0.1))
         elif isinstance(now, tuple):
             changes[field] = now[:2]
-        elif field in _COUNTS:
+        elif isinstance(now, int) and field in _COUNTS:
             changes[field] = min(now, _COUNTS[field])
     if hasattr(value, "training"):
         changes["training"] = replace(value.training, epochs=1)
