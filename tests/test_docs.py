@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -101,6 +102,13 @@ def test_contract_every_link_leads_somewhere(page):
         if heading:
             headings = re.findall(r"^#+ (.*)$", where.read_text(), flags=re.MULTILINE)
             assert heading in {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}, target
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=_path)
+def test_contract_every_name_of_the_package_is_there(page):
+    """A module, or an attribute of a module or class; a changelog has names of its time."""
+    for name in sorted(set(re.findall(r"\brobustscape(?:\.[A-Za-z_]\w*)+", page.read_text()))):
+        assert resolve_name(name) is not None, f"{page.name} names {name}"
 
 
 def _methods():

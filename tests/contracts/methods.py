@@ -1,21 +1,24 @@
-"""The table of all methods of training, which tests stop and share among ranks.
+"""The tables of all methods of training and of all measurements, which tests stop and share among ranks.
 
-What a training takes, objectives, weight perturbations, optimisers, schedules and augmentations, is found by its file.
+What a training takes, objectives, weight perturbations, optimisers, schedules and augmentations, is found by its file;
+so is a measurement.
 """
 
 from __future__ import annotations
 
 import typing
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
+from robustscape.attacks.fgsm import FGSM
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
-from robustscape.config import members, named, presets
+from robustscape.config import hints, members, named, presets, protocol_of
 from robustscape.data.augment import Augmentation, Chain, CropFlip
 from robustscape.data.autoaugment import AutoAugment
 from robustscape.data.erase import Cutout
@@ -24,6 +27,7 @@ from robustscape.data.memory import Memory, hold
 from robustscape.data.targets import Targets
 from robustscape.data.unlabelled import Unlabelled
 from robustscape.evaluation.accuracy import Evaluating
+from robustscape.evaluation.subject import subject
 from robustscape.landscape.flatness import AverageFlatness
 from robustscape.landscape.spectrum import Spectrum
 from robustscape.models.lenet import LeNet
@@ -31,7 +35,7 @@ from robustscape.models.wide_resnet import WideResNet
 from robustscape.objectives.at import AT
 from robustscape.objectives.rst import RST
 from robustscape.recipes.run import Run, Watch
-from robustscape.runtime import Runtime
+from robustscape.runtime import TRUTH, Runtime
 from robustscape.training.optimizers.adamw import AdamW
 from robustscape.training.optimizers.entropy_sgd import EntropySGD
 from robustscape.training.optimizers.sgd import SGD
@@ -40,6 +44,7 @@ from robustscape.training.schedules.linear import Linear
 from robustscape.training.schedules.periodic import Periodic
 from robustscape.training.schedules.rise import Rise
 from robustscape.training.settings import Training
+from robustscape.types import Measurement, Subject
 from robustscape.weights.awp import AWP
 from robustscape.weights.sam import SAM
 
@@ -180,7 +185,56 @@ def whole() -> Run:
     )
 
 
-# -- its files -----------------------------------------------------------------------------------------
+# -- measurements --------------------------------------------------------------------------------------
+
+_COUNTS = {
+    "directions": 2, "positions": 3, "samples": 2, "starts": 2, "restarts": 2, "replicates": 2, "random_weights": 2,
+    "curves": 1, "k": 2, "most": 8, "products": 3, "steps": 3, "settle": 2, "solves": 4, "minibatch": 3,
+}  # fmt: skip
+"""The most of each that a small measurement has."""
+
+
+def _small_measurement(name: str) -> Measurement:
+    """A measurement of few points, its attacks of one step; of each list of settings the first two."""
+    value: Any = named("Measurement", name)
+    kinds, changes = hints(type(value)), {}
+    for field, now in vars(value).items():
+        if protocol_of(kinds[field]) == "Attack" and now is not None:
+            changes[field] = FGSM(threat=ThreatModel(eps=0.1))
+        elif isinstance(now, tuple):
+            changes[field] = now[:2]
+        elif isinstance(now, int) and field in _COUNTS:
+            changes[field] = min(now, _COUNTS[field])
+    if hasattr(value, "training"):
+        changes["training"] = replace(value.training, epochs=1)
+    return replace(value, **changes)
+
+
+MEASUREMENTS = {name: _small_measurement(name) for name in members("Measurement")}
+
+
+def looked_at(dtype: torch.dtype = torch.float64, batch: int = 5) -> Subject:
+    """A narrow network of matrices, several points of which fit into one pass, and eight images."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.ReLU(), nn.Linear(5, 4)).to(dtype).eval()
+    x, y = (torch.from_numpy(part) for part in _images(8, 3))
+    x, runtime = x.to(dtype) / 255, replace(TRUTH, threads=1)
+    return subject(model, x, y, seed=2, runtime=runtime, split="test", batch=batch)
+
+
+def numbers(value: Any) -> list[float]:
+    """The numbers of a Result or of plain data, in its order, without those of where it came from."""
+    if is_dataclass(value):
+        value = [getattr(value, field.name) for field in fields(value) if field.name != "provenance"]
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    if isinstance(value, dict | list | tuple):
+        parts = value.values() if isinstance(value, dict) else value
+        return [number for part in parts for number in numbers(part)]
+    return [value] if isinstance(value, int | float) else []
+
+
+# -- a training's files -----------------------------------------------------------------------------------------
 
 
 def _images(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,9 @@
 """What every measurement promises, whoever wrote it."""
 
+import importlib.util
 import json
 from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,11 @@ from robustscape.evaluation.subject import subject
 from robustscape.landscape.runner import measure
 from robustscape.results import load, save
 from robustscape.runtime import TRUTH, fast
-from robustscape.types import Measurement, Provenance
+from robustscape.types import Grouped, Measurement, Provenance
+
+spec = importlib.util.spec_from_file_location("methods", Path(__file__).with_name("methods.py"))
+methods = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(methods)
 
 
 @pytest.fixture
@@ -65,16 +71,32 @@ def test_contract_values_are_those_of_any_batch_size_and_mode(quick, network, ba
     other = replace(made, model=network(dtype=torch.float64).eval(), batch=8)
     other = replace(other, view=fast(other.model, TRUTH))
     for point in (quick.points()[0], quick.points()[-1]):
-        values, again = (_numbers(quick.at(one, point)) for one in (other, made))
+        values, again = (methods.numbers(quick.at(one, point)) for one in (other, made))
         assert values and again == pytest.approx(values, rel=1e-3 if attacked else 1e-5, abs=1e-6, nan_ok=True)
 
 
-def _numbers(value):
-    """The numbers of some plain data, in its order."""
-    if isinstance(value, dict | list):
-        parts = value.values() if isinstance(value, dict) else value
-        return [number for part in parts for number in _numbers(part)]
-    return [value] if isinstance(value, int | float) else []
+@pytest.mark.parametrize("name", methods.MEASUREMENTS)
+def test_contract_values_in_float32_are_those_of_any_batch_size(name):
+    settings, whole, split = methods.MEASUREMENTS[name], *(methods.looked_at(torch.float32, n) for n in (8, 3))
+    attacked = any(hasattr(part, "threat") for part in vars(settings).values())
+    for point in (settings.points()[0], settings.points()[-1]):
+        values, again = (methods.numbers(settings.at(one, point)) for one in (whole, split))
+        assert values and again == pytest.approx(values, rel=1e-3 if attacked else 1e-5, abs=1e-6, nan_ok=True)
+
+
+GROUPED = [name for name, value in methods.MEASUREMENTS.items() if isinstance(value, Grouped)]
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_contract_several_points_in_one_pass_are_what_each_is_alone(name):
+    settings, made = methods.MEASUREMENTS[name], methods.looked_at()
+    points, size = settings.points(), settings.at_once(made)
+    assert size > 1
+    for first in range(0, len(points), size):
+        some = points[first : first + size]
+        for point, value in zip(some, settings.several(made, some), strict=True):
+            alone = settings.at(made, point)
+            assert methods.numbers(value) == pytest.approx(methods.numbers(alone), rel=1e-9, abs=1e-12, nan_ok=True)
 
 
 @pytest.mark.slow

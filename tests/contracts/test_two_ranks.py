@@ -1,6 +1,6 @@
-"""Every method of training on two ranks: one network, that of one process on the whole batch.
+"""Every method of training and every measurement on two ranks: what one process has, on the whole batch.
 
-Started as a script this file is the ranks, started once for all methods.
+Started as a script this file is the ranks, started once for all of them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from robustscape.evaluation.subject import drained
+from robustscape.landscape.runner import measure
 from robustscape.recipes.begun import fresh
 from robustscape.recipes.execute import train
 from robustscape.recipes.given import loaded
@@ -107,11 +108,13 @@ def _labelled(folder: Path) -> np.ndarray:
 
 
 def _everything(folder: Path) -> None:
-    """Train all cases, label images, and train the whole by its recipe's way on two ranks."""
+    """Train all cases, label images, measure, and train the whole by its recipe's way on two ranks."""
     found: dict[str, Any] = {
         name: _trained(methods.on_files(run, folder, 16, world())) for name, run in methods.CASES.items()
     }
     found["labels"] = _labelled(folder)
+    looked_at, small = methods.looked_at(), methods.MEASUREMENTS
+    found["measured"] = {name: methods.numbers(measure(value, looked_at)) for name, value in small.items()}
     if world() > 1:
         events = list(train(methods.on_files(methods.whole(), folder, 16, world()), folder / "run", name="whole"))
         found["epochs"] = [_line(event.log) for event in events if isinstance(event, Epoch)]
@@ -161,3 +164,6 @@ def test_contract_two_ranks_have_one_network_of_every_method_and_measure_and_lab
     assert all((tmp_path / "run" / "results" / file).exists() for file in first["files"])
     assert np.array_equal(first["labels"], second["labels"])
     np.testing.assert_allclose(first["labels"], alone["labels"], atol=1e-6)
+    for name, values in alone["measured"].items():
+        assert values and first["measured"][name] == pytest.approx(values, rel=1e-5, abs=1e-9, nan_ok=True), name
+        assert second["measured"][name] == pytest.approx(first["measured"][name], rel=0, abs=0, nan_ok=True), name

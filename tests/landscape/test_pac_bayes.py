@@ -8,7 +8,10 @@ from torch import nn
 
 from robustscape.attacks.fgsm import FGSM
 from robustscape.attacks.threat import ThreatModel
+from robustscape.cli.measure import _numbers
 from robustscape.evaluation.subject import subject
+from robustscape.landscape.flatness import Estimate
+from robustscape.landscape.headlines import further
 from robustscape.landscape.pac_bayes import PACBayes
 from robustscape.landscape.runner import measure
 from robustscape.runtime import TRUTH
@@ -108,6 +111,18 @@ def test_closed_form_the_bound_and_how_loose_it_is():
     assert small.vacuous and small.bound > 20 and not (large.vacuous and large.bound < 1)
     assert (found.bound.value, found.bound_alpha) == (pytest.approx(large.bound), 0.5)
     assert (found.delta, found.training_examples, found.n, found.spread) == (0.1, 10**4, 9, "whole")
+
+
+def test_contract_a_bound_that_says_nothing_is_said_to_be_vacuous():
+    found = measure(PACBayes(attack=ATTACK, samples=2), looked_at(Logistic(1.5, -1.0)))
+    said = []
+    for value in (89.62, 1.0, 0.99):
+        (line,) = further(replace(found, bound=replace(found.bound, value=value)))
+        said.append((line.name, line.value, line.of))
+    name, vacuous = f"Bound on the robust error, alpha {found.bound_alpha:g}", "vacuous: 1 or more says nothing"
+    assert said == [(name, 89.62, vacuous), (name, 1.0, vacuous), (name, 0.99, "")]
+    told = _numbers(replace(found, bound=Estimate(value=89.62, low=-np.inf, high=np.inf, n=1)))
+    assert told.endswith(f"; {name} ({vacuous}) 89.62 fraction")
 
 
 def test_closed_form_noise_by_layer_is_scale_free():

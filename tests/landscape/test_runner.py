@@ -92,12 +92,28 @@ def test_contract_other_weights_begin_anew(tmp_path):
 def test_contract_every_point_is_on_disk_when_it_is_told(tmp_path):
     partial = tmp_path / "partial.jsonl"
     steps = measuring(SLICE, looked_at(), partial=partial)
+    assert next(steps) == (0, 6) and not partial.exists()
     for done, total in steps:
         lines = partial.read_text().splitlines()
         assert len(lines) == done + 1 and total == 6
         if done == total:
             break
     assert {json.loads(line)["point"] for line in lines[1:]} == set(range(6))
+
+
+def test_contract_what_is_refused_leaves_nothing_behind(tmp_path):
+    partial = tmp_path / "results" / "partial.jsonl"
+    linear = replace(looked_at(), model=nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))
+    other = replace(SLICE, along="other", other=str(tmp_path.with_name("nowhere")))
+    for refused, made, error in ((Connectivity(order=1), linear, NotApplicable), (other, looked_at(), BadInput)):
+        with pytest.raises(error):
+            measure(refused, made, partial=partial)
+        assert list(tmp_path.iterdir()) == []
+    partial.parent.mkdir()
+    interrupted(partial, 4)
+    with pytest.raises(BadInput):
+        measure(other, looked_at(), partial=partial)
+    assert next(measuring(SLICE, looked_at(), partial=partial)) == (4, 6)  # another's points stay
 
 
 @pytest.mark.slow

@@ -140,11 +140,12 @@ class LandscapeBench:
         contests |= {"spectrum": dict(found.sides)} if found else {}
         moving = around.moving() if "moving" in self.parts else {}
         sides = {f"{name}, {side}": work for name, some in contests.items() for side, work in some.items()}
-        extra = {f"{part} {name}": side for name, both in moving.items() for part, side in zip("mp", both, strict=True)}
+        shares = {name: (f"moving, of {name}", name) for name in moving}
+        extra = {key: side for name in moving for key, side in zip(shares[name], moving[name], strict=True)}
         seconds = yield from timed(sides | extra, self.rounds, runtime)
         costs = {
-            f"moving weights, share of {name}": _over(seconds.pop(f"m {name}"), seconds.pop(f"p {name}"))
-            for name in moving
+            f"moving weights, share of {name}": _over(seconds.pop(part), seconds.pop(whole))
+            for name, (part, whole) in shares.items()
         }
         with threads(runtime):
             notes = found.notes() if found else {}

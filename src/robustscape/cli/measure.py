@@ -214,7 +214,7 @@ def measure(
             if measurement.name not in optional:
                 raise
             if is_first():
-                partial.unlink()
+                partial.unlink(missing_ok=True)
                 note(f"robustscape: {measurement.name} of {name} is left out: {error}")
             continue
         if is_first():

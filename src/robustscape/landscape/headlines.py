@@ -36,7 +36,8 @@ class Headline:
         value: The number, finite.
         low: Lower end of its 95 % interval, None where it has none.
         high: Its upper end.
-        of: What the name leaves out: which loss, whether its inputs are held. For example "robust loss".
+        of: What the name leaves out: which loss, whether its inputs are held, that a bound is vacuous. For example
+            "robust loss".
     """
 
     name: str
@@ -144,7 +145,10 @@ def _further(result: Any) -> Iterator[Headline]:
             yield _scale("Gradient noise scale", result.robust_noise_scale, of="robust loss")
             yield _scale("Gradient noise scale of the clean loss", result.clean_noise_scale)
         case PACBayesResult():
-            yield _estimate(f"Bound on the robust error, alpha {result.bound_alpha:g}", "fraction", result.bound)
+            name, of = f"Bound on the robust error, alpha {result.bound_alpha:g}", ""
+            if result.bound.value >= 1:
+                of = "vacuous: 1 or more says nothing"
+            yield _estimate(name, "fraction", result.bound, of=of)
         case ViewsResult():
             yield _estimate(f"Rise of the clean loss on other views ({_views(result)})", "nats", result.clean)
         case ConnectivityResult():

@@ -187,40 +187,49 @@ def _as_stored(value: Plain) -> Plain:
 
 
 class _Partial:
-    """The file of finished points: a line that says what they belong to, then a line each."""
+    """The file of finished points: a line that says what they belong to, then a line each; none before the first."""
 
     def __init__(self, path: Path | None, fingerprint: str, total: int) -> None:
         self.path = path
-        self.header = {"fingerprint": fingerprint, "points": total}
+        self.header = json.dumps({"fingerprint": fingerprint, "points": total})
+        self.begun = False
 
     def read(self) -> tuple[dict[int, Plain], float]:
-        """Return the values known and the seconds they took; leaves a file that can be added to."""
+        """Return the values known and the seconds they took; where there are any the file can be added to."""
         values: dict[int, Plain] = {}
         seconds = 0.0
-        if self.path is None:
+        if self.path is None or not self.path.exists():
             return values, seconds
-        good = [json.dumps(self.header)]
-        if self.path.exists():
-            lines = self.path.read_text().splitlines()
-            for text in lines[1:] if lines[:1] == good else []:
-                try:
-                    entry = json.loads(text)
-                except ValueError:
-                    break  # a kill cut it short
-                values[entry["point"]], seconds = entry["value"], entry["seconds"]
-                good.append(text)
-        with written(self.path, "w") as file:
-            file.writelines(f"{text}\n" for text in good)
+        lines, good = self.path.read_text().splitlines(), []
+        for text in lines[1:] if lines[:1] == [self.header] else []:
+            try:
+                entry = json.loads(text)
+            except ValueError:
+                break  # a kill cut it short
+            values[entry["point"]], seconds = entry["value"], entry["seconds"]
+            good.append(text)
+        if good:
+            self._begin(good)
         return values, seconds
 
     def add(self, number: int, value: Plain, seconds: float) -> None:
         """Keep one more value, safe on disk when this returns."""
         if self.path is None:
             return
+        text = json.dumps({"point": number, "value": value, "seconds": round(seconds, 3)})
+        if not self.begun:  # so late that what is refused leaves nothing behind
+            return self._begin([text])
         with open(self.path, "a") as file:
-            file.write(json.dumps({"point": number, "value": value, "seconds": round(seconds, 3)}) + "\n")
+            file.write(f"{text}\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def _begin(self, lines: Sequence[str]) -> None:
+        """Write the file anew."""
+        assert self.path is not None
+        with written(self.path, "w") as file:
+            file.writelines(f"{text}\n" for text in (self.header, *lines))
+        self.begun = True
 
 
 # -- processes side by side, and on a cluster -----------------------------------------------------------
