@@ -7,16 +7,16 @@
 
 ``train`` trains the networks whose names begin with NAME (all of them without), ``measure`` makes the measurements
 whose names do, and ``summarise`` writes benchmarks/results/facts.json: a row a fact, with its claim, its numbers for
-every seed and whether it holds (``facts_rows.py``). Each stage skips what is there, goes on with what was stopped to
-the same bits, and uses one thread. Networks are in benchmarks/facts, of each the last epoch's float32 weights, and
-results in benchmarks/results/facts.
+every seed, whether it holds and when it would (``facts_rows.py``, ``facts_verdicts.py``). Each stage skips what is
+there, goes on with what was stopped to the same bits, and uses one thread. Networks are in benchmarks/facts, of each
+the last epoch's float32 weights, and results in benchmarks/results/facts.
 
 Along eps: MNIST, LeNet of width 8 at 0 to 0.4, and CIFAR-10 (JPEG), PreActResNet-18 of width 16 at 0 to 12/255, each
 on 10,000 images, two seeds, alike but for eps; each is measured at its own eps. The adversarially trained networks of
 30 epochs and those under AWP, three seeds, are the ones in benchmarks/checkpoints; natural ones of their recipe are
-trained here. All measurements are on the first test images, the same for all; eigenvalues on the first training images
-too, where the code of Liu 2020 has them. On a core of a Xeon at 2.8 GHz an adversarially trained MNIST network takes 8
-minutes.
+trained here. All measurements are on the first test images, the same for all; eigenvalues, and slices of the networks
+of 30 epochs, on the first training images too, where the code of Liu 2020 has them. On a core of a Xeon at 2.8 GHz an
+adversarially trained MNIST network takes 8 minutes.
 ``--small`` does everything with a few images and steps, in runs/facts-small.
 """
 
@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,11 @@ from robustscape.landscape.runner import measure, stem
 from robustscape.models.loading import load
 from robustscape.recipes.execute import train
 from robustscape.recipes.run import Run
+from robustscape.results import commit, now, processor, read_run, save, versions, write_json
 from robustscape.results import load as load_result
-from robustscape.results import read_run, save, write_json
 from robustscape.training.checkpoints import digest
 from robustscape.training.log import read_log
-from robustscape.types import BadInput
+from robustscape.types import BadInput, Plain
 from robustscape.weights.rescaling import before_normalisation, between_layers
 
 
@@ -108,7 +109,8 @@ def summarised(made: Plan) -> bool:
     rows = facts_rows.rows(found, flat)
     missing = [name for name, look in looks.items() if len(found[name]) < len(look.measurements)]
     networks = {name: to_plain(run) for name, run in made.runs().items() if (made.networks / name).is_dir()}
-    about = facts_rows.made([result for of in found.values() for result in of.values()])
+    results = [*(result for of in found.values() for result in of.values()), *(r for of in flat.values() for r in of)]
+    about = provenance_of(results)
     write_json(made.summary, {**about, "small": made.small, "facts": rows, "missing": missing, "networks": networks})
     if made.small:
         print("a trial on a few images and steps: nothing follows from it")
@@ -116,6 +118,22 @@ def summarised(made: Plan) -> bool:
         print(f"{row['verdict']:>14}: {row['claim']} ({row['where']})")
     print(f"{len(missing)} of {len(found)} measurements are missing" if missing else made.summary)
     return not missing
+
+
+def provenance_of(results: Sequence[Any]) -> Plain:
+    """Return where the facts are from: of each result's provenance what differs, and the sum of the seconds."""
+    of = [result.provenance for result in results]
+    return {
+        "created": now(),
+        "summarised_with": {"versions": versions(), "commit": commit(), "device": processor()},
+        "versions": facts_rows.distinct([p.versions for p in of]),
+        "commits": facts_rows.distinct([p.commit for p in of]),
+        "devices": facts_rows.distinct([p.device for p in of]),
+        "precisions": facts_rows.distinct([p.precision for p in of]),
+        "threads": facts_rows.distinct([p.threads for p in of]),
+        "measuring_seeds": facts_rows.distinct([p.seed for p in of]),
+        "measuring_seconds": round(sum(p.seconds for p in of)),
+    }
 
 
 def _results(folder: Path) -> dict[str, Any]:

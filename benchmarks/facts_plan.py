@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
@@ -105,8 +105,8 @@ class Plan:
                 measured = [self._barrier(other, "cifar10", eps, order=4)]
                 found[f"barrier/cifar10-{kind}-{seed}"] = self._look(one, measured, 640)
             attack = _attack("cifar10", 8 / 255)
-            found[f"cifar10-long-train/natural-{seed}"] = self._on_train(naturals[0], _attack("cifar10", 0))
-            found[f"cifar10-long-train/at-8-{seed}"] = self._on_train(robust[0], attack)
+            for kind, run, by in (("natural", naturals[0], _attack("cifar10", 0)), ("at-8", robust[0], attack)):
+                found[f"cifar10-long-train/{kind}-{seed}"] = self._on_train(run, by, self._slices(by))
             for how in ("", *RESCALED):
                 look = self._look(robust[0], self._rescaled(attack), 32)
                 found[f"rescaled/cifar10-{how or 'trained'}-{seed}"] = replace(look, rescaled=how)
@@ -119,23 +119,24 @@ class Plan:
             found[f"curvature/mnist-{seed}"] = self._look(self.networks / f"mnist/at-0.3-{seed}", measured, 32)
         return found
 
-    def _look(self, run: Path, measurements: Any, n: int) -> Look:
+    def _look(self, run: Path, measurements: Iterable[Measurement], n: int) -> Look:
         few = max(4, n // 40)
         return Look(run=run, measurements=tuple(measurements), n=few if self.small else n)
 
-    def _on_train(self, run: Path, attack: PGD) -> Look:
-        """Return the look at a spectrum on training images, as the code of Liu 2020 has it."""
-        return replace(self._look(run, [self._spectrum(attack)], 96), split="train")
+    def _on_train(self, run: Path, attack: PGD, *others: Measurement) -> Look:
+        """Return the look at a spectrum on training images, as the code of Liu 2020 has it, and at others there."""
+        return replace(self._look(run, [self._spectrum(attack), *others], 96), split="train")
 
     def _spectrum(self, attack: PGD) -> Spectrum:
         return Spectrum(attack=self._short(attack), k=3, most=4 if self.small else 30, random_weights=0)
 
+    def _slices(self, attack: PGD) -> Slice:
+        positions, directions = (3, 1) if self.small else (5, 4)
+        return Slice(attack=self._short(attack), width=0.5, positions=positions, directions=directions)
+
     def _along_eps(self, attack: PGD) -> list[Measurement]:
         attack = self._short(attack)
-        found: list[Measurement] = [
-            self._spectrum(attack),
-            Slice(attack=attack, width=0.5, positions=3 if self.small else 5, directions=1 if self.small else 4),
-        ]
+        found: list[Measurement] = [self._spectrum(attack), self._slices(attack)]
         if attack.threat.eps == 0:
             return found
         last = replace(attack, result="last")  # what the paper compares
