@@ -31,7 +31,7 @@ RUNS = ROOT / "benchmarks" / "checkpoints" / "cifar10-jpeg-small"
 def facts():
     """The benchmark as a module, its rows beside it."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("facts_plan", "facts_verdicts", "facts_rows", "facts"):
+        for name in ("facts_plan", "facts_verdicts", "facts_rows", "facts_logits", "facts"):
             spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
             assert spec is not None and spec.loader is not None
             module = importlib.util.module_from_spec(spec)
@@ -253,6 +253,20 @@ def test_contract_the_committed_networks_under_awp_are_flatter(rows):
     assert row["where"] == "CIFAR-10 (JPEG), PreActResNet-18(16) after 30 epochs" and "interval" in row["holds_where"]
     backwards = {"at": flat["at-awp"], "at-awp": flat["at"]}
     assert rows._awp(backwards)["verdict"] == "does not hold"
+
+
+def test_closed_form_logits_of_a_linear_network(facts):
+    """Its logits have no curvature of their own, so the Gauss-Newton part is the Hessian: tr S (1 + |x|^2)."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 3)).double()
+    x, y = torch.rand(4, 1, 2, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 1])
+    found = sys.modules["facts_logits"].curvature_of(model, x, y)
+    p, slope = model(x).softmax(dim=1).detach(), 1 + x.square().sum(dim=(1, 2, 3))
+    spread = 1 - p.square().sum(dim=1)
+    assert found["spread"] == pytest.approx(float(spread.mean()))
+    assert found["Gauss-Newton trace"] == pytest.approx(float((spread * slope).mean()))
+    assert found["squared norm of the logits' gradients"] == pytest.approx(2 * float(slope.mean()))
+    assert found["robust loss"] == pytest.approx(float(nn.functional.cross_entropy(model(x), y)))
 
 
 def test_contract_the_committed_facts_say_their_rules_and_are_of_every_result(facts):
