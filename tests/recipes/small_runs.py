@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +14,7 @@ from robustscape.attacks.threat import ThreatModel
 from robustscape.objectives.at import AT
 from robustscape.recipes.run import Run
 
-MAKE = """
+_MAKE = """
 from dataclasses import replace
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
@@ -34,3 +38,18 @@ def small(run: Run, **changes) -> Run:
 
 def weights(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((folder / "checkpoints").glob("*.safetensors"))}
+
+
+def killable(folder: Path, script: str) -> Callable[[int, Path], int]:
+    """Give what runs a script, which makes its Run by ``tests_run.make``, and returns how it ended.
+
+    The script is told after how many events it kills itself, and where to train.
+    """
+    (folder / "tests_run.py").write_text(_MAKE)
+    (folder / "killed.py").write_text(script)
+
+    def run(at: int, out: Path) -> int:
+        command = [sys.executable, str(folder / "killed.py"), str(at), str(out)]
+        return subprocess.run(command, env={**os.environ, "PYTHONPATH": str(folder)}, check=False).returncode
+
+    return run

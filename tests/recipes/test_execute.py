@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +28,7 @@ from robustscape.types import BadInput
 spec = importlib.util.spec_from_file_location("small_runs", Path(__file__).with_name("small_runs.py"))
 small_runs = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(small_runs)
-MAKE, small, weights = small_runs.MAKE, small_runs.small, small_runs.weights
+killable, small, weights = small_runs.killable, small_runs.small, small_runs.weights
 
 KEPT = ("epoch-0000", "epoch-0001", "epoch-0002")
 
@@ -141,14 +138,7 @@ for number, event in enumerate(train(make(), out, name="digits_at_awp")):
 
 @pytest.mark.slow
 def test_end_to_end_killed_again_and_again_it_ends_with_the_same_bits(tmp_path):
-    (tmp_path / "tests_run.py").write_text(MAKE)
-    (tmp_path / "killed.py").write_text(_KILLED)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-
-    def run(at: int, out: Path) -> int:
-        command = [sys.executable, str(tmp_path / "killed.py"), str(at), str(out)]
-        return subprocess.run(command, env=environment, check=False).returncode
-
+    run = killable(tmp_path, _KILLED)
     assert run(10**9, tmp_path / "whole") == 0
     for at in (0, 5, 18, 3, 2):  # counted from where the run before was killed
         assert run(at, tmp_path / "killed") == -signal.SIGKILL

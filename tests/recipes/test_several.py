@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +26,7 @@ from robustscape.types import BadInput, Diverged
 spec = importlib.util.spec_from_file_location("small_runs", Path(__file__).with_name("small_runs.py"))
 small_runs = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(small_runs)
-MAKE, small, weights = small_runs.MAKE, small_runs.small, small_runs.weights
+killable, small, weights = small_runs.killable, small_runs.small, small_runs.weights
 
 TRIED = Decision(precision="float32", compile="no", threads=2, processes=2, milliseconds={}, reason="a trial")
 
@@ -179,14 +176,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_end_to_end_killed_again_and_again_several_end_with_the_same_bits(tmp_path):
-    (tmp_path / "tests_run.py").write_text(MAKE)
-    (tmp_path / "several.py").write_text(_SEVERAL)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-
-    def run(at: int, out: Path) -> int:
-        command = [sys.executable, str(tmp_path / "several.py"), str(at), str(out)]
-        return subprocess.run(command, env=environment, check=False).returncode
-
+    run = killable(tmp_path, _SEVERAL)
     assert run(10**9, tmp_path / "whole") == 0
     for at in (0, 30, 45):  # counted from where the runs before were killed
         assert run(at, tmp_path / "killed") == -signal.SIGKILL
