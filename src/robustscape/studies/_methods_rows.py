@@ -90,7 +90,7 @@ def changed(value: Any, change: Mapping[str, Any]) -> Any:
 def base(scale: Scale) -> Run:
     """Return adversarial training on the task that all methods share.
 
-    "small": PreActResNet-18 of width 16 on 2,000 images shrunk to 16 x 16, in a quarter of the time of 32 x 32. 32
+    "small": PreActResNet-18 of width 16 on 2,000 images shrunk to 16 x 16, in a third of the time of 32 x 32. 32
     epochs of 32 steps, PGD-2; each is judged by PGD-20 on 1,000 images. AT overfits robustly and visibly: of seed 0
     robust accuracy is best after 8 epochs, 20 % on test, and 7 % after the last, 81 % on train. "tiny": LeNet of width
     2 on digits, which says nothing.
