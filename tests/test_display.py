@@ -8,9 +8,11 @@ from robustscape.display import (
     LIGHT,
     accuracy_band,
     band,
+    colour,
     difference,
     eps_words,
     lr_drops,
+    sign,
     slice_band,
     threat_words,
     tracked_sets,
@@ -35,6 +37,11 @@ def test_contract_colours_stand_out_on_their_ground():
     assert min(contrast(colour, "#fdfdfc") for colour in LIGHT) >= 4
     assert min(contrast(colour, "#141619") for colour in DARK) >= 7
     assert len(set(LIGHT)) == len(set(DARK)) == len(LIGHT) == len(DARK)
+
+
+def test_closed_form_colour_and_sign_together_tell_64_groups_apart():
+    assert [sign(group, "abcdefgh") for group in (0, 1, 7, 8, 9, 15)] == ["a", "b", "h", "b", "c", "a"]
+    assert len({(colour(group), sign(group, "abcdefgh")) for group in range(64)}) == 64
 
 
 def test_closed_form_band():

@@ -65,6 +65,16 @@ def colour(group: int, palette: Sequence[str] = LIGHT) -> str:
     return palette[group % len(palette)]
 
 
+def sign(group: int, signs: Sequence[str]) -> str:
+    """Return the sign of a group by its number, from 0: with its colour a pair that no other of the first 64 has.
+
+    Args:
+        group: The group's number.
+        signs: Eight signs in their order, markers for example; where the colours begin anew they begin one later.
+    """
+    return signs[(group + group // len(LIGHT)) % len(signs)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Band:
     """A curve and how it varies.

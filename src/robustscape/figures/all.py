@@ -141,7 +141,7 @@ def _levels(found: Relations, folders: Sequence[RunFolder], path: Path) -> Path:
         relation_figures.draw_levels(ax, found, measure=measure)
     for ax in axes[count:]:
         ax.set_visible(False)
-    legend(made, _there(found, folders))
+    legend(made, _there(found, folders), marked=True)
     text = (
         "Good, average, poor: divided at the 30 % and the 70 % percentile of the robust error (Stutz 2021, table 1); "
     )
@@ -181,7 +181,7 @@ def _related(
         relation_figures.draw(ax, found, x=measure, y=outcome)
     for ax in rest[len(parts) :]:
         ax.set_visible(False)
-    legend(made, _there(found, folders))
+    legend(made, _there(found, folders), marked=True)
     text = "Filled: last checkpoint, open: best, an arrow between the two; 95 % intervals; dotted: least squares. "
     text += "Names with the seed, where there is room. "
     caption(made, " ".join([text + _judged(found), *found.notes, *filter(None, [unlevelled(found)])]))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from robustscape.evaluation.result import Evaluation
-from robustscape.figures.style import MARKERS, group_colour
+from robustscape.figures.style import group_colour, group_marker
 from robustscape.landscape.flatness import FlatnessResult
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def draw(
                 xerr=[[flat.robust.value - flat.robust.low], [flat.robust.high - flat.robust.value]],
                 yerr=[[scale * (y.value - y.low)], [scale * (y.high - y.value)]],
                 color=group_colour(group),
-                marker=MARKERS[group % len(MARKERS)],
+                marker=group_marker(group),
                 markersize=5,
                 elinewidth=0.8,
                 linestyle="none",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from robustscape.figures.style import FAINT, INK, MARKERS, caption, figure, group_colour, legend, save
+from robustscape.figures.style import FAINT, INK, caption, figure, group_colour, group_marker, legend, save
 from robustscape.pictures.plot import Picture, Plane, Plot, Style, Trace, ends, joined, marked, sentences, way
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _LINES: dict[Style, str] = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 _LONE: dict[Style, str] = {"solid": "o", "dash": "x", "dot": "^", "dashdot": "v"}  # where no line says which it is
 _BARS = ("bars", "hatched")
+_MARKED: set[Style] = {"points", "hollow"}
 _NAMED = 24  # positions that are named at most
 _TITLE = 30  # letters of a title over a plane, beside its scale
 _LETTERS = 40  # of a title or label, over half the width
@@ -68,9 +69,9 @@ def write(picture: Picture, labels: Sequence[str], text: str, path: Path) -> Pat
     traces = [trace for plot in picture.plots for trace in plot.traces if trace.style in _LONE]
     lone = {trace.style for trace in traces if np.isfinite(trace.y).any() and not joined(trace)}
     flat = all(plot.plane is not None for plot in picture.plots)
-    legend(
-        made, [] if flat else labels, [(_look(style, lone=style in lone), meaning) for style, meaning in picture.keys]
-    )
+    styles = {trace.style for plot in picture.plots for trace in plot.traces}
+    looks = [(_look(style, lone=style in lone), meaning) for style, meaning in picture.keys]
+    legend(made, [] if flat else labels, looks, marked=bool(styles & _MARKED) and not styles & _LINES.keys())
     caption(made, said)
     return save(made, path)
 
@@ -139,7 +140,7 @@ def _one(ax: Axes, plot: Plot, trace: Trace) -> None:
 def _marks(trace: Trace) -> dict[str, Any]:
     if trace.style == "dots":
         return {"marker": ".", "markersize": 3, "linestyle": "none", "alpha": 0.6}
-    marker = MARKERS[(trace.group or 0) % len(MARKERS)]
+    marker = group_marker(trace.group or 0)
     face = {"markerfacecolor": "white"} if trace.style == "hollow" else {}
     return {"marker": marker, "markersize": 4.5, "linestyle": "none", **face}
 

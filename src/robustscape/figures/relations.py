@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from robustscape.figures.style import FAINT, INK, MARKERS, group_colour
+from robustscape.figures.style import FAINT, INK, group_colour, group_marker
 from robustscape.relations import (
     ERROR,
     LOSS,
@@ -134,7 +134,7 @@ def _mark(ax: Axes, network: Network, x: float, up: Value, across: Value, *, fil
         xerr=_lengths(across),
         yerr=_lengths(up),
         color=colour,
-        marker=MARKERS[network.group % len(MARKERS)],
+        marker=group_marker(network.group),
         markersize=4.5,
         markerfacecolor=colour if filled else "white",
         elinewidth=0.7,

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustscape.display import FEW, Band, colour
+from robustscape.display import FEW, Band, colour, sign
 from robustscape.results import written
 
 if TYPE_CHECKING:
@@ -22,8 +22,7 @@ INK = "#333333"
 FAINT = "#9a9a9a"
 """Colour of reference lines."""
 
-MARKERS = "osD^vPX*"
-"""Markers of groups, in their order: a second sign beside the colour."""
+_MARKERS = "osD^vPX*"
 
 WIDTH = 5.5
 """Width of a figure, inches: the text width of most conference papers."""
@@ -73,6 +72,11 @@ def group_colour(group: int) -> str:
     return colour(group)
 
 
+def group_marker(group: int) -> str:
+    """Return the marker of a group, a second sign beside the colour: both together tell 64 groups apart."""
+    return sign(group, _MARKERS)
+
+
 def draw_band(ax: Axes, curve: Band, *, group: int, scale: float = 1.0, line: str = "-", label: str = "") -> None:
     """Draw a curve in its group's colour, and its band where there are several; values times ``scale``."""
     marker = "." if len(curve.x) <= FEW else ""
@@ -83,17 +87,19 @@ def draw_band(ax: Axes, curve: Band, *, group: int, scale: float = 1.0, line: st
         )
 
 
-def legend(made: Figure, names: Iterable[str], lines: Iterable[tuple[Any, str]] = ()) -> None:
+def legend(made: Figure, names: Sequence[str], lines: Iterable[tuple[Any, str]] = (), *, marked: bool = False) -> None:
     """Draw one legend above all Axes: a colour for each group, and what the line styles mean.
 
     Args:
         made: The figure.
         names: The groups' labels in their order, "" for one that is not drawn.
         lines: (line style, or how the line is drawn, and its meaning).
+        marked: Whether groups are shown by their markers, which the figure has, and not by lines.
     """
     from matplotlib.lines import Line2D
 
-    groups = [Line2D([], [], color=group_colour(g), label=name) for g, name in enumerate(names) if name]
+    points = [{"marker": group_marker(g), "linestyle": "none"} if marked else {} for g in range(len(names))]
+    groups = [Line2D([], [], color=group_colour(g), label=name, **points[g]) for g, name in enumerate(names) if name]
     looks = [(style if isinstance(style, dict) else {"linestyle": style}, meaning) for style, meaning in lines]
     styles = [Line2D([], [], color=INK, label=meaning, **look) for look, meaning in looks]
     handles = [*groups, *styles]

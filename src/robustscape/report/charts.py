@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from robustscape.display import FEW, LIGHT, Band, Line, Panel, accuracy_band, lr_drops, tracked_sets
+from robustscape.display import FEW, LIGHT, Band, Line, Panel, accuracy_band, lr_drops, sign, tracked_sets
 from robustscape.evaluation.result import Evaluation
 from robustscape.landscape.flatness import FlatnessResult
 from robustscape.landscape.histograms import WeightResult
@@ -23,8 +23,7 @@ from robustscape.training.log import TrainingLog
 Chart: TypeAlias = dict[str, Any]
 """``data`` and ``layout`` as plotly.js takes them."""
 
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star")
-"""Markers of groups, in their order: a second sign beside the colour."""
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star")
 
 _HELD_OUT = ("solid", "dash", "dashdot")
 
@@ -165,7 +164,7 @@ def _points(
 ) -> dict[str, Any]:
     flats = [flat.robust for flat, _ in pairs]
     errors = [evaluation.robust_error for _, evaluation in pairs]
-    symbol = SYMBOLS[group % len(SYMBOLS)]
+    symbol = group_symbol(group)
     return {
         "type": "scatter",
         "mode": "markers",
@@ -216,6 +215,11 @@ def chart(
 def series(group: int) -> str:
     """Return the name of a group's colour."""
     return f"--series-{group % len(LIGHT)}"
+
+
+def group_symbol(group: int) -> str:
+    """Return the marker of a group, a second sign beside the colour: both together tell 64 groups apart."""
+    return sign(group, _SYMBOLS)
 
 
 def plain_text(text: str) -> str:

@@ -13,7 +13,7 @@ from robustscape.pictures.all import Shown, shown
 from robustscape.pictures.plot import Picture, Plane, Plot, Style, Trace, ends, joined, marked, sentences, way
 from robustscape.report import pieces
 from robustscape.report.asking import command
-from robustscape.report.charts import SYMBOLS, Chart, bars, chart, numbers, plain_text, series
+from robustscape.report.charts import Chart, bars, chart, group_symbol, numbers, plain_text, series
 from robustscape.runs import RunFolder
 
 _DASHES: dict[Style, str] = {"solid": "none", "dash": "7 4", "dot": "1 4", "dashdot": "7 3 2 3"}
@@ -171,7 +171,7 @@ def _trace(plot: Plot, trace: Trace) -> list[dict[str, Any]]:
         if found is not None and joined(trace):
             return [_band(trace, found, group, meta), made]
     else:
-        symbol = SYMBOLS[group % len(SYMBOLS)] if trace.style != "dots" else "circle"
+        symbol = group_symbol(group) if trace.style != "dots" else "circle"
         symbol += "-open" if trace.style == "hollow" else ""
         size = 4 if trace.style == "dots" else 9
         made |= {"mode": "markers", "marker": {"color": series(group), "size": size, "symbol": symbol}}

@@ -21,7 +21,7 @@ from robustscape.relations import (
     spread,
     trends,
 )
-from robustscape.report.charts import SYMBOLS, Chart, bars, chart, numbers, plain_text, series
+from robustscape.report.charts import Chart, bars, chart, group_symbol, numbers, plain_text, series
 
 
 def outcome(found: Relations, name: str, measures: Sequence[str]) -> Chart:
@@ -105,7 +105,7 @@ def _of_levels(networks: Sequence[Network], x: Sequence[float], measure: str) ->
         "x": numbers(x),
         "y": numbers([value.value for value in values]),
         "error_y": bars(_lengths(values), group),
-        "marker": {"symbol": SYMBOLS[group % len(SYMBOLS)], "size": 9, "color": series(group)},
+        "marker": {"symbol": group_symbol(group), "size": 9, "color": series(group)},
         "text": [f"{_named(n)}<br>{ERROR} {n.values[ERROR].value:.1f} %" for n in networks],
         "hovertemplate": f"%{{text}}<br>{plain_text(measure)} %{{y:.4g}}<extra></extra>",
         "meta": {"group": group},
@@ -133,7 +133,7 @@ def _scatter(
 
 def _points(networks: Sequence[Network], x: str, y: str, *, filled: bool) -> dict[str, Any]:
     group, checkpoint = networks[0].group, "last" if filled else "best"
-    symbol = SYMBOLS[group % len(SYMBOLS)]
+    symbol = group_symbol(group)
     across, up = ([network.values[name] for network in networks] for name in (x, y))
     return {
         "type": "scatter",

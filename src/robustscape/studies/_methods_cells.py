@@ -147,7 +147,7 @@ class Trained:
         run = self.run if self.labels is None else self.with_labels(folder, values[self.labels])
         looks, total = replace(self._looks(), run=run), 1
         try:
-            for done, steps in _trained(run, folder / "run", self.name):
+            for done, steps in _trained(run, folder / "run", self.method):  # seeds are a group of that name
                 total = steps + steps // 2
                 yield done, total
             found = yield from _as(looking(looks, folder / "run"), total - total // 3, total)
