@@ -98,8 +98,12 @@ def legend(made: Figure, names: Sequence[str], lines: Iterable[tuple[Any, str]] 
     """
     from matplotlib.lines import Line2D
 
-    points = [{"marker": group_marker(g), "linestyle": "none"} if marked else {} for g in range(len(names))]
-    groups = [Line2D([], [], color=group_colour(g), label=name, **points[g]) for g, name in enumerate(names) if name]
+    line = "none" if marked else "-"
+    groups = [
+        Line2D([], [], color=group_colour(g), linestyle=line, marker=group_marker(g) if marked else "", label=name)
+        for g, name in enumerate(names)
+        if name
+    ]
     looks = [(style if isinstance(style, dict) else {"linestyle": style}, meaning) for style, meaning in lines]
     styles = [Line2D([], [], color=INK, label=meaning, **look) for look, meaning in looks]
     handles = [*groups, *styles]
