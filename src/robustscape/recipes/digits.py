@@ -31,7 +31,8 @@ def digits_at() -> Run:
             batch_size=64,
             optimizer=Adam(lr=2e-3),
             lr=Cosine(),
-            track=400,
+            track=100,
+            track_every=5,
         ),
         evaluation=Evaluating(eps=0.1, steps=50, restarts=2, loss_steps=20, loss_restarts=2, n=None),
     )

@@ -161,7 +161,7 @@ def _figure13() -> _Entries:
     for lr in _WARMED_RATES:
         run = _lenet(lr=lr)
         settings = replace(run.training, lr=Constant(warmup=0.1), schedules="step")
-        warmed = "LeNet, eps 0.4; learning rate from 0 over 10 epochs"
+        warmed = "LeNet, eps 0.4; learning rate rising over 10 epochs"
         yield f"warm-up, learning rate {lr:g}", warmed, replace(run, training=settings)
 
 

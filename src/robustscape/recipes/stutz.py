@@ -214,5 +214,5 @@ def _entropy_sgd(steps: int) -> Run:
     walking = replace(EntropySGD.official(), lr=0.05, momentum=0.0, nesterov=False, inner_momentum=0.0)
     optimizer = replace(walking, steps=steps, weight_decay=5e-4)
     epochs = 150 * (steps + 1) // steps
-    training = replace(_TRAINING, epochs=epochs, optimizer=optimizer, lr=Constant(), statistics="clean")
+    training = replace(_TRAINING, epochs=epochs, optimizer=optimizer, lr=Constant())
     return _trained(training)

@@ -179,7 +179,7 @@ def _regularised() -> tuple[Method, ...]:
         Method(
             name="gradient-clipping", title="Gradient clipping", setting="norm 0.5", change=_t({"clip_gradient": 0.5})
         ),
-        Method(name="l1", title="L1", setting="5e-6", change=_t({"l1": 5e-6}), lessens=True),
+        Method(name="l1", title="L1", setting="5e-5", change=_t({"l1": 5e-5}), lessens=True),
         Method(name="l2", title="L2", setting="5e-3", change=_t({"l2": 5e-3}), lessens=True),
     )
 
