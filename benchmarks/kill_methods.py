@@ -9,7 +9,8 @@ two steps, so in whatever it then does; a training that ends before its second k
 compared by its SHA-256 with those of a training that was not killed. Writes benchmarks/results/kill-methods.json after
 each method: a method that it holds, of the same commit, versions and seed, is not trained again. Of each kill it says
 the last step done before it ("step" of "of"), how long after a step it was sent, and the first step done after it.
-Trainings stand in FOLDER (runs/kill-methods). Exits with 1 unless all the bits are the same.
+Trainings stand in FOLDER (runs/kill-methods). Exits with 1 unless all the bits are the same, and, before anything is
+killed, where two methods end with the same weights: one of them does not act, and its kills would show nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,15 @@ def killed_once(folder: Path, left: list[str], done: dict[str, list[dict[str, An
     return False
 
 
+def check_that_all_act(ends: Mapping[str, Mapping[str, str]]) -> None:
+    """Exit where two methods have ended with the same weights; ``ends`` is each one's SHA-256 by file."""
+    first: dict[str, str] = {}
+    for name, files in ends.items():
+        other = first.setdefault(files["last.safetensors"], name)
+        if other != name:
+            raise SystemExit(f"{name} and {other} end with the same weights: one does not act at this scale")
+
+
 def main(folder: Path, seed: int) -> int:
     """Return the exit code."""
     known = cells()
@@ -154,6 +164,8 @@ def main(folder: Path, seed: int) -> int:
             print("whole:", line.split()[0], flush=True)
     if whole.wait():
         return whole.returncode
+    ends = {name: method["sha256"] for name, method in result["methods"].items()}
+    check_that_all_act(ends | {name: digests(folder / "whole" / name) for name in left})
     shutil.rmtree(folder / "killed", ignore_errors=True)
     done: dict[str, list[dict[str, Any]]] = {name: [] for name in left}
     moments = random.Random(seed)

@@ -121,7 +121,9 @@ def _cases() -> dict[str, Run]:
         "swa, normalised": _normalised(swa_start=1, swa_lr=0.01, swa_lr_from=0.1),
         "swa, adversarial": _normalised(swa_start=1, statistics="adversarial", statistics_batches=2),
         "penalties and clipping": _training(l1=1e-3, l2=1e-2, clip_gradient=0.1, clip_weights=0.2),
-        "clipping of entries": _normalised(clip_gradient=0.05, clip_gradient_by="entry", clip_weights=0.2),
+        "clipping of entries": _normalised(
+            clip_gradient=0.05, clip_gradient_by="entry", clip_weights=0.2, clip_weights_of="weights"
+        ),
         "attacked in train mode": _normalised(attack_mode="train", attack_statistics="counted", clean_pass=True),
         "schedules by the epoch": _training(eps=Rise(high=4), schedules="epoch"),
         "snapshots": _training(lr=Periodic(resets=(0.5,)), snapshots=True),

@@ -1,11 +1,10 @@
-"""Training on random noise."""
+"""Training on random noise, against a naive rendering in float64."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from robustscape.attacks.noise import Noise
 from robustscape.attacks.pgd import PGD
@@ -13,46 +12,34 @@ from robustscape.attacks.threat import ThreatModel
 from robustscape.cli.arguments import parse
 from robustscape.objectives.noise import NoiseTraining
 from robustscape.recipes.digits import digits_at
-from robustscape.runtime import TRUTH
 from robustscape.streams import Streams
-from robustscape.training.method import method
-from robustscape.training.optimizers.sgd import SGD
-from robustscape.training.schedules.constant import Constant
-from robustscape.training.settings import Training
-from robustscape.training.step import step
-from robustscape.types import BadInput, Batch
+from robustscape.types import BadInput
+from robustscape.weights.awp import AWP
 
-BATCH = Batch(
-    x=torch.rand(6, 1, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
-    y=torch.arange(6) % 3,
-    index=torch.arange(10, 16),
-)
+EPS, GAMMA = 0.25, 0.02
 
 
-def _noisy(sigma):
-    rng = Streams(3, ("train", 2), BATCH.index)
+def _noisy(batch, done, sigma):
+    rng = Streams(5, ("train", done), batch.index)
     if sigma is None:
-        noise = 0.25 * rng.tag("ball").uniform(1, 3, 3, low=-1, high=1, dtype=torch.float64)
+        noise = EPS * rng.tag("ball").uniform(1, 6, 6, low=-1, high=1, dtype=torch.float64)
     else:
-        noise = sigma * rng.tag("gaussian").normal(1, 3, 3, dtype=torch.float64).clamp(-0.25 / sigma, 0.25 / sigma)
-    return (BATCH.x + noise).clamp(0, 1)
+        noise = sigma * rng.tag("gaussian").normal(1, 6, 6, dtype=torch.float64).clamp(-EPS / sigma, EPS / sigma)
+    return (batch.x + noise).clamp(0, 1)
 
 
 @pytest.mark.parametrize("sigma", [None, 0.1, 0.5])
-def test_reference_one_step_in_float64(sigma):
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        net = nn.Sequential(nn.Flatten(), nn.Linear(9, 3)).double()
-    weight, bias = net[1].weight.detach().clone().requires_grad_(), net[1].bias.detach().clone().requires_grad_()
-    objective = NoiseTraining(attack=Noise(threat=ThreatModel(eps=0.25), sigma=sigma))
-    settings = Training(epochs=1, optimizer=SGD(lr=0.5, momentum=0.0, weight_decay=0.0), lr=Constant())
-    how = method(net, objective, None, settings, TRUTH)
-    log = step(how, settings.optimizer.build(net), BATCH, 2, 10, seed=3)
-    loss = F.cross_entropy(_noisy(sigma).flatten(1) @ weight.T + bias, BATCH.y)
-    loss.backward()
-    assert log.loss["noisy_cross_entropy"] == pytest.approx(float(loss.detach()), abs=1e-12)
-    torch.testing.assert_close(net[1].weight, weight - 0.5 * weight.grad, rtol=0, atol=1e-12)
-    torch.testing.assert_close(net[1].bias, bias - 0.5 * bias.grad, rtol=0, atol=1e-12)
+@pytest.mark.parametrize("gamma", [0.0, GAMMA])
+def test_reference_steps_in_float64(sigma, gamma, naive, stepped, rendered, same):
+    batches = naive.batches(3)
+    objective = NoiseTraining(attack=Noise(threat=ThreatModel(eps=EPS), sigma=sigma))
+    ours, logs = stepped(objective, AWP(gamma=gamma) if gamma else None, batches)
+    assert all(set(log.loss) == {"noisy_cross_entropy", "total"} for log in logs)
+
+    def made(done, batch):
+        return lambda net: lambda network: F.cross_entropy(network.train()(_noisy(batch, done, sigma)), batch.y)
+
+    same(ours, rendered(naive.network(), [made(*pair) for pair in enumerate(batches)], gamma))
 
 
 def test_contract_of_another_attack_the_ball_is_taken():

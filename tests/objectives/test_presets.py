@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from robustscape.objectives.at import AT
 from robustscape.objectives.fat import FAT
 from robustscape.objectives.mart import MART
 from robustscape.objectives.part_at import PartAT
@@ -156,6 +157,7 @@ def _stopped_by_stutz(net, batch, done, search):
 
 FRIENDLY = replace(PGD_10, start="ball")
 CASES = {
+    "at": (AT(), partial(_by_errors, search=Search(8 / 255, 2 / 255, 10)), _error),
     "trades": (TRADES.official(), partial(_by_divergences, search=PGD_10), partial(_trades, order="cac")),
     "trades of wu": (
         TRADES.wu(),

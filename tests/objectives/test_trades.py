@@ -22,14 +22,8 @@ from robustscape.cli.arguments import parse
 from robustscape.objectives.at import AT
 from robustscape.objectives.trades import TRADES
 from robustscape.recipes.digits import digits_at
-from robustscape.runtime import TRUTH
 from robustscape.runtime.together import Together
 from robustscape.streams import Streams, joined
-from robustscape.training.method import method
-from robustscape.training.optimizers.sgd import SGD
-from robustscape.training.schedules.constant import Constant
-from robustscape.training.settings import Training
-from robustscape.training.step import step
 from robustscape.types import BadInput, Batch
 from robustscape.weights.awp import AWP
 
@@ -39,20 +33,6 @@ spec.loader.exec_module(naive)
 
 EPS, SIZE, STEPS, BETA, GAMMA = 0.1, 0.03, 3, 4.0, 0.02
 SEED, TOTAL = 5, 10
-
-
-def _ours(weights, **changes) -> nn.Module:
-    net = naive.network()
-    attack = PGD(threat=ThreatModel(eps=EPS), steps=STEPS, step_size=SIZE, start="gaussian")
-    objective = TRADES(attack=attack, beta=BETA, **changes)
-    optimizer = SGD(lr=naive.LR, momentum=naive.MOMENTUM, weight_decay=naive.DECAY)
-    settings = Training(epochs=1, optimizer=optimizer, lr=Constant())
-    how, built = method(net, objective, weights, settings, TRUTH), settings.optimizer.build(net)
-    for done, batch in enumerate(naive.batches(3)):
-        log = step(how, built, batch, done, TOTAL, SEED)
-        assert log.loss["total"] == pytest.approx(log.loss["cross_entropy"] + BETA * log.loss["kl"], rel=1e-12)
-        assert log.loss["kl"] > 1e-6
-    return net
 
 
 # -- the naive rendering: no code of the library but its random numbers ---------------------------------
@@ -92,16 +72,6 @@ def _loss(net: nn.Module, batch: Batch, x_adv: Tensor, forwards=2, first="clean"
     return F.cross_entropy(clean, batch.y) + BETA * _divergence(p, adversarial.softmax(1), divergence) / 8
 
 
-def _naive(perturbed: bool, **changes) -> nn.Module:
-    net, velocity = naive.network(), {}
-    for done, batch in enumerate(naive.batches(3)):
-        x_adv = _attacked(net, batch, done, changes.get("divergence", "forward"))
-        loss = partial(_loss, batch=batch, x_adv=x_adv, **changes)
-        v = naive.perturbation(net, loss, GAMMA) if perturbed else {}
-        naive.descended(net, loss, v, velocity)
-    return net
-
-
 @pytest.mark.parametrize(
     "changes",
     [{"forwards": 1}, {"forwards": 2}, {"forwards": 3}, {"first": "adversarial"},
@@ -109,12 +79,25 @@ def _naive(perturbed: bool, **changes) -> nn.Module:
      {"detached": True}, {"forwards": 3, "first": "adversarial", "divergence": "symmetric", "detached": True}],
 )  # fmt: skip
 @pytest.mark.parametrize("weights", [None, AWP(gamma=GAMMA)], ids=["alone", "awp"])
-def test_reference_steps_in_float64(changes, weights):
-    """Weights, running statistics and their count: what three forwards do to them as well."""
-    ours, naive = _ours(weights, **changes).state_dict(), _naive(weights is not None, **changes).state_dict()
-    for name, value in ours.items():
-        torch.testing.assert_close(value, naive[name], rtol=0, atol=1e-10, msg=name)
-    assert int(ours["1.num_batches_tracked"]) == 3 * changes.get("forwards", 2)
+def test_reference_steps_in_float64(changes, weights, stepped, rendered, same):
+    """Gradients, v, weights, running statistics and their count: what three forwards do to them as well."""
+    batches = naive.batches(3)
+    attack = PGD(threat=ThreatModel(eps=EPS), steps=STEPS, step_size=SIZE, start="gaussian")
+    ours, logs = stepped(TRADES(attack=attack, beta=BETA, **changes), weights, batches)
+    for log in logs:
+        assert log.loss["total"] == pytest.approx(log.loss["cross_entropy"] + BETA * log.loss["kl"], rel=1e-12)
+        assert log.loss["kl"] > 1e-6
+
+    def made(done, batch):
+        def of(net):
+            x_adv = _attacked(net, batch, done, changes.get("divergence", "forward"))
+            return partial(_loss, batch=batch, x_adv=x_adv, **changes)
+
+        return of
+
+    gamma = GAMMA if weights else 0.0
+    same(ours, rendered(naive.network(), [made(*pair) for pair in enumerate(batches)], gamma))
+    assert int(ours.state_dict()["1.num_batches_tracked"]) == 3 * changes.get("forwards", 2)
 
 
 def test_contract_attacked_together_with_other_seeds_each_finds_the_same():

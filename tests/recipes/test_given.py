@@ -195,9 +195,23 @@ def test_end_to_end_a_new_head_is_said_to_be_new(before, tmp_path, capsys):
 
 def test_contract_weights_of_another_network_are_refused_before_anything_is_computed(before, tmp_path, capsys):
     words = ["train", "digits_at", "--from", str(before), "--out", str(tmp_path / "run")]
-    assert main(words) == 2
-    assert "did you mean --model.width 2?" in capsys.readouterr().err
+    for more in ([], ["--dry-run"]):
+        assert main([*words, *more]) == 2
+        said = capsys.readouterr()
+        assert "did you mean --model.width 2?" in said.err and "would train" not in said.out
+    assert main([*words, "--model.width", "2", "--dry-run"]) == 0
+    assert "would train" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
+
+
+def test_contract_a_dry_run_finds_the_file_of_unlabelled_images(tmp_path, capsys):
+    words = ["train", "digits_at", "--objective", "rst", *HIDE, "--out", str(tmp_path / "run"), "--dry-run"]
+    for name, sentence in (("none.npz", "there is no file of pseudo-labelled images"), ("", "is a folder, not a file")):
+        assert main([*words, "--unlabelled.source", str(tmp_path / name)]) == 2
+        said = capsys.readouterr()
+        assert sentence in said.err and "would train" not in said.out
+    assert main([*words, "--unlabelled.source", _file(tmp_path)]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["pseudo.npz"]
 
 
 # -- killed, and on ranks ------------------------------------------------------------------------------

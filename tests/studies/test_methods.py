@@ -16,6 +16,7 @@ from robustscape.landscape.flatness import AverageFlatness
 from robustscape.landscape.views import Views
 from robustscape.landscape.worst_flatness import WorstFlatness
 from robustscape.models.activations import Activation
+from robustscape.recipes.execute import train
 from robustscape.recipes.given import check
 from robustscape.results import read_json
 from robustscape.runtime import TRUTH, threads
@@ -77,6 +78,14 @@ def test_closed_form_a_change_reaches_what_it_names_and_nothing_else():
     made = changed(run, {"training": {"optimizer": {"weight_decay": 0.5}}, "weights": AWP()})
     assert made.training.optimizer == replace(run.training.optimizer, weight_decay=0.5)
     assert replace(made, training=run.training, weights=None) == run
+
+
+def test_contract_at_the_tiny_scale_too_gradients_are_longer_than_they_are_clipped_to(tmp_path):
+    run = base("tiny")
+    (method,) = (method for method in methods(run) if method.name == "gradient-clipping")
+    made = method.run(run, 0)
+    log = next(train(made, tmp_path / "run", name=method.name)).log
+    assert log.gradient_norm > made.training.clip_gradient
 
 
 def test_contract_one_seed_of_what_has_three_comes_first_then_the_rest_then_further_seeds():

@@ -119,7 +119,9 @@ def test_end_to_end_stopped_anywhere_and_resumed_gives_the_same_bits(tmp_path, o
 
 WAYS = {
     "adamw": dict(optimizer=AdamW(lr=0.01)),
-    "entropy-sgd": dict(optimizer=EntropySGD(steps=2, weight_decay=0.01, momentum=0.5), clip_weights=0.4),
+    "entropy-sgd": dict(
+        optimizer=EntropySGD(steps=2, weight_decay=0.01, momentum=0.5), clip_weights=0.4, clip_weights_of="weights"
+    ),
     "entropy-sgd, the code": dict(optimizer=replace(EntropySGD.official(), steps=1), statistics="clean", ema=None),
     "swa": dict(ema=None, swa_start=1, swa_lr=0.05, l1=1e-4),
     "swa, cyclic": dict(ema=None, swa_start=1, swa_every=2, swa_lr=0.02, swa_lr_from=0.1, statistics="adversarial"),

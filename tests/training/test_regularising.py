@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robustscape.models.stutz_resnet import ReparametrisedBatchNorm2d
+from robustscape.models.preact_resnet import PreActResNet
+from robustscape.models.stutz_resnet import ReparametrisedBatchNorm2d, StutzResNet
 from robustscape.objectives.natural import Natural
+from robustscape.recipes.digits import digits_at
+from robustscape.recipes.execute import train, train_several
 from robustscape.runtime import TRUTH
+from robustscape.training.loop import start
 from robustscape.training.method import method
 from robustscape.training.optimizers.sgd import SGD
 from robustscape.training.regularising import clip_gradient, clip_weights, penalised
 from robustscape.training.schedules.constant import Constant
 from robustscape.training.settings import Training
 from robustscape.training.step import step
-from robustscape.types import Batch
+from robustscape.types import BadInput, Batch
 
 LR = 0.3
 
@@ -110,6 +115,30 @@ def test_closed_form_clipping_all_keeps_a_reparametrised_scale_near_1():
     nn.init.constant_(norm.weight, 0.5)
     clip_weights(norm, _settings(clip_weights=0.005))
     assert torch.equal(norm.scale().detach(), torch.full((2,), 1.005))
+
+
+def test_contract_clipping_what_normalisation_multiplies_by_is_refused_before_anything_is_written(tmp_path):
+    """By a stored scale above w_max; one that a module adds to 1 may be any, as of weights trained before."""
+    settings = _settings(clip_weights=0.005)
+    run = digits_at()
+    run = replace(run, model=PreActResNet(width=2), training=replace(run.training, clip_weights=0.005))
+    words = r"clip_weights is 0\.005 .* scale of a BatchNorm2d, 1, .*clip-weights-of weights, or --model stutz_resnet"
+    for begin in (
+        lambda: start(_net(), Natural(), settings),
+        lambda: start(
+            StutzResNet(width=2, norm="batch").build(image=(1, 8, 8), classes=3, seed=0), Natural(), settings
+        ),
+        lambda: next(train(run, tmp_path / "run", name="digits_at")),
+        lambda: next(train_several([(run, tmp_path / "run")], name="digits_at")),
+    ):
+        with pytest.raises(BadInput, match=words):
+            begin()
+    assert not (tmp_path / "run").exists()
+    for allowed in (_settings(clip_weights=0.005, clip_weights_of="weights"), _settings(clip_weights=1.0), _settings()):
+        assert start(_net(), Natural(), allowed).done == 0
+    net = StutzResNet(width=2).build(image=(1, 8, 8), classes=3, seed=0)
+    nn.init.constant_(net.bn1.weight, 0.3)
+    assert start(net, Natural(), settings).done == 0
 
 
 def test_contract_without_any_nothing_changes():

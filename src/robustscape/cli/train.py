@@ -16,7 +16,7 @@ from robustscape.cli.arguments import parse
 from robustscape.cli.components import SPREAD
 from robustscape.cli.display import follow_training, out, show_component, value_words
 from robustscape.cli.recipes import recipe
-from robustscape.recipes.given import check
+from robustscape.recipes.given import check, check_files
 from robustscape.recipes.run import Run
 from robustscape.runtime.launching import launch, started
 from robustscape.runtime.ranks import RankLost, is_first
@@ -52,7 +52,9 @@ class Train:
             verb that takes a run also takes OUT, and groups them.
         processes: Processes of one thread each that train the seeds side by side, on the CPU; 0 for as many as a
             trial shows to be faster than one process with all threads, 1 for one seed after another.
-        dry_run: Print the whole run as it would be trained, and write nothing.
+        dry_run: Print the whole run as it would be trained, and write nothing. Settings that do not go together are
+            refused, weights that say that they are of another network, and missing files of weights or unlabelled
+            images; the data are not read, and what OUT holds is not looked at.
     """
 
     run: Run = field(metadata=SPREAD)
@@ -100,6 +102,7 @@ def main(arguments: list[str]) -> None:
     check(options.run)
     if options.dry_run:
         show_component(options.run, name)
+        check_files(options.run)
         out("would train into " + ", ".join(str(folder) for _, folder in jobs))
         return
     try:

@@ -79,14 +79,24 @@ def read_file(path: str, *, classes: tuple[str, ...]) -> Images:
     Raises:
         BadInput: the file is missing, damaged or holds something else.
     """
-    place = find(path, holding=_origin(path), what="file of pseudo-labelled images", ending=".npz")
+    place = find_file(path)
     if place.suffix != ".npz":
         return read_pseudo_labelled(path)
-    if not place.is_file():
-        raise BadInput(f"{place} is a folder, not an .npz file of pseudo-labelled images")
     held = decoded(f"pseudo-labels-{fingerprint(stamp(place))}", lambda: _arrays(place))
     names = tuple(map(str, held["classes"])) if "classes" in held else classes
     return to_images(held["x"], held["y"], classes=names, name=place.stem)
+
+
+def find_file(path: str) -> Path:
+    """Return where a file of pseudo-labelled images is; ``path`` is as for ``read_file``.
+
+    Raises:
+        BadInput: it is missing, or a folder.
+    """
+    place = find(path, holding=_origin(path), what="file of pseudo-labelled images", ending=".npz")
+    if not place.is_file():
+        raise BadInput(f"{place} is a folder, not a file of pseudo-labelled images")
+    return place
 
 
 def _origin(path: str) -> str:

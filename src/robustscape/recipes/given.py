@@ -11,6 +11,7 @@ from torch import nn
 from robustscape.data.batches import Loader
 from robustscape.data.cache import digest
 from robustscape.data.mixed import MixedLoader
+from robustscape.data.pseudo_labelled import find_file
 from robustscape.data.splits import moved, on_device
 from robustscape.data.unlabelled import labelled_part, pseudo_labelled
 from robustscape.models.pretrained import Pretrained, begun_with, read_pretrained
@@ -69,6 +70,19 @@ def check(run: Run) -> None:
             f"unlabelled.source is {source!r}, but {type(run.objective).__name__} does not tell unlabelled images from "
             "labelled ones; did you mean --objective rst, with the --objective.form that you want?"
         )
+
+
+def check_files(run: Run) -> None:
+    """Refuse a run by its files alone, without its data; whether shapes fit and files are whole, ``loaded`` tells.
+
+    Raises:
+        BadInput: the weights to begin with are missing, damaged or say that they are of another network; the file of
+            unlabelled images is missing.
+    """
+    if run.start is not None:
+        read_pretrained(run.start, run.model)
+    if run.unlabelled.source is not None:
+        find_file(run.unlabelled.source)
 
 
 def loaded(run: Run) -> Given:

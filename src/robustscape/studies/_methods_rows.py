@@ -118,7 +118,7 @@ def methods(run: Run) -> tuple[Method, ...]:
         Method(name="at", title="AT", seeds=THREE),
         *_weights(),
         *_averages(run),
-        *_regularised(),
+        *_regularised(run),
         *_objectives(run),
         *_data(run),
         *_optimised(run),
@@ -164,7 +164,8 @@ def _t(training: Mapping[str, Any]) -> dict[str, Any]:
     return {"training": training}
 
 
-def _regularised() -> tuple[Method, ...]:
+def _regularised(run: Run) -> tuple[Method, ...]:
+    most = 0.05 if isinstance(run.data, Digits) else 0.5
     decay, clip = {"optimizer": {"weight_decay": 0.02}}, {"clip_weights": 0.025, "clip_weights_of": "weights"}
     return (
         Method(
@@ -177,7 +178,10 @@ def _regularised() -> tuple[Method, ...]:
         ),
         Method(name="weight-clipping", title="Weight clipping", setting="0.025", change=_t(clip), lessens=True),
         Method(
-            name="gradient-clipping", title="Gradient clipping", setting="norm 0.5", change=_t({"clip_gradient": 0.5})
+            name="gradient-clipping",
+            title="Gradient clipping",
+            setting=f"norm {most:g}",
+            change=_t({"clip_gradient": most}),
         ),
         Method(name="l1", title="L1", setting="5e-5", change=_t({"l1": 5e-5}), lessens=True),
         Method(name="l2", title="L2", setting="5e-3", change=_t({"l2": 5e-3}), lessens=True),

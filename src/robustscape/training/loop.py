@@ -22,6 +22,7 @@ from robustscape.training.averaging import (
 from robustscape.training.guards import noticed
 from robustscape.training.log import EpochLog, Tracked, TrackedStep
 from robustscape.training.method import Method, method
+from robustscape.training.regularising import check_clipping
 from robustscape.training.settings import Training
 from robustscape.training.step import StepLog, batches_of_a_step, is_tracked, long_step, step
 from robustscape.training.stopping import Score, check_choice, check_score, chosen_by, impatience, score_of
@@ -117,6 +118,7 @@ def start(model: nn.Module, objective: Objective, settings: Training) -> State:
     if settings.statistics == "adversarial" and objective.attack is None:
         raise BadInput("training.statistics is 'adversarial', but the objective has no attack; did you mean clean?")
     check_choice(settings, objective)
+    check_clipping(trained, settings)
     return State(
         model=trained,
         optimizer=settings.optimizer.build(trained),

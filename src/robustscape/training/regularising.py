@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from robustscape.training.settings import Training
-from robustscape.types import Params
-from robustscape.weights.space import norm, select
+from robustscape.types import BadInput, Params
+from robustscape.weights.space import is_normalisation, norm, select
 
 
 def penalised(model: nn.Module, settings: Training) -> dict[str, Tensor]:
@@ -47,6 +47,28 @@ def clip_gradient(model: nn.Module, settings: Training) -> None:
     length = norm(slopes)
     if float(length) > most:
         torch._foreach_mul_(list(slopes.values()), most / length)
+
+
+def check_clipping(model: nn.Module, settings: Training) -> None:
+    """Refuse to cut off what normalisation multiplies by, as in a network whose BatchNorm stores its scale as it is.
+
+    Raises:
+        BadInput: all parameters are to be clipped, and a scale is above w_max before the first step.
+    """
+    most = settings.clip_weights
+    if most is None or settings.clip_weights_of != "all":
+        return
+    for module in model.modules():
+        if not is_normalisation(module) or callable(getattr(module, "scale", None)):  # it stores its scale less 1
+            continue
+        for name, w in module.named_parameters(recurse=False):
+            if name != "bias" and w.requires_grad and (scale := float(w.detach().abs().max())) > most:
+                raise BadInput(
+                    f"training.clip_weights is {most:g} for all parameters, and would cut the scale of a "
+                    f"{type(module).__name__}, {scale:g}, which leaves a dead network; did you mean "
+                    "--training.clip-weights-of weights, or --model stutz_resnet, whose normalisation stores its scale "
+                    "less 1?"
+                )
 
 
 def clip_weights(model: nn.Module, settings: Training) -> None:

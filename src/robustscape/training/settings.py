@@ -43,7 +43,8 @@ class Training:
         clip_gradient_by: What is clipped: the whole gradient's "norm", or each "entry".
         clip_weights: Most that a weight's absolute value may be after a step, above 0; None for no clipping.
         clip_weights_of: Which weights: "all" parameters, as Stutz 2021 for a network whose normalisation stores its
-            scale less 1 (``stutz_resnet``), or "weights": those outside normalisation, biases left out.
+            scale less 1 (``stutz_resnet``), and refused where a scale is above ``clip_weights`` at first; or "weights":
+            those outside normalisation, biases left out.
         attack_mode: Mode that BatchNorm is in under the inner attack: "eval" or "train".
         attack_statistics: What attack forwards in train mode do to the running statistics: "frozen" takes
             it back, "counted" keeps it, as the code of Rice 2020 and Wu 2020 does.

@@ -30,8 +30,8 @@ NORMALISATION = (
 )
 
 
-def _is_normalisation(module: nn.Module) -> bool:
-    """By type; a foreign normalisation that subclasses none of torch's is known by its class name."""
+def is_normalisation(module: nn.Module) -> bool:
+    """Return whether a module normalises: by type; a foreign one that subclasses none of torch's by its class name."""
     return isinstance(module, NORMALISATION) or "Norm" in type(module).__name__.replace("Normal", "")
 
 
@@ -46,7 +46,7 @@ def select(model: nn.Module, scope: Scope) -> Params:
     normalisation = {
         id(parameter)
         for module in model.modules()
-        if _is_normalisation(module)
+        if is_normalisation(module)
         for parameter in module.parameters(recurse=False)
     }
     chosen = {
