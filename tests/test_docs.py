@@ -128,7 +128,7 @@ def test_contract_a_methods_page_says_what_differs_what_is_logged_how_to_run_it_
         assert not recipe and "no published number" in words
         return
     assert recipe
-    assert "published" in words and re.search(r"\bours?\b.*(?:readme|study)|we have no numbers? at this", words)
+    assert "published" in words and re.search(r"\bours?\b.*(?:readme|studies)|we have no numbers? at this", words)
 
 
 @pytest.fixture(scope="session")

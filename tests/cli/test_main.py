@@ -119,7 +119,7 @@ def test_end_to_end_training_again_goes_on_and_another_run_is_refused(trained, c
 
 
 def test_end_to_end_a_pipe_sees_one_plain_line_an_epoch(capsys, tmp_path):
-    words = [*TINY, "--training.epochs", "2", "--out", str(tmp_path / "run")]
+    words = [*TINY, "--training.epochs", "2", "--training.track-every", "1", "--out", str(tmp_path / "run")]
     assert main(["train", "digits_at", *words]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[1] for line in lines[:2]] == ["epoch 1/2", "epoch 2/2"]

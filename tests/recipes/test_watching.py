@@ -139,8 +139,9 @@ def test_end_to_end_a_measurement_that_was_stopped_goes_on(tmp_path):
 @pytest.mark.parametrize("select", [pytest.param("flatness", marks=pytest.mark.slow), "nearby_loss"])
 def test_end_to_end_an_epoch_is_chosen_by_flatness_on_validation_and_training_ends(tmp_path, select):
     run = _run(watch=Watch(n=20, batch_size=20), flatness=FLATNESS)
-    training = replace(run.training, epochs=6, track=20, track_test=False, select=select, patience=1, guard="no")
-    run = replace(run, training=replace(training, optimizer=SGD(lr=0.2), lr=Constant(), keep_every=1))
+    training = replace(run.training, epochs=6, track=20, track_every=1, track_test=False, select=select, patience=1)
+    training = replace(training, guard="no", optimizer=SGD(lr=0.2), lr=Constant(), keep_every=1)
+    run = replace(run, training=training)
     first = next(event.log for event in train(run, tmp_path, name="r") if isinstance(event, Epoch))  # then killed
     logs = [event.log for event in train(run, tmp_path, name="r") if isinstance(event, Epoch)]
     assert logs[0].epoch == 2 and logs[-1].stopped and logs[-1].epoch < 6

@@ -232,11 +232,15 @@ def test_closed_form_a_method_of_one_seed_is_held_against_that_seed_of_at():
 
 def test_closed_form_robust_loss_and_flatness_are_correlated_over_the_rows():
     values = {name: [_value(0.2, 0.3, loss=k, flat=k**3)] for k, name in enumerate(("at", "b", "c", "d", "e"), start=1)}
-    (words,) = (note for note in _shown(values).notes if note.startswith("Robust loss against"))
-    assert words.startswith("Robust loss against average-case flatness over the 5 rows: Pearson 0.94 [")
+    average = "Robust loss against average-case flatness"
+    (words,) = (note for note in _shown(values).notes if note.startswith(average))
+    assert words.startswith(f"{average} over the 5 rows: Pearson 0.94 [")
     assert "Spearman 1.00 [" in words
+    assert (
+        len([note for note in _shown(values).notes if "worst-case flatness" in note and "over the 5 rows" in note]) == 1
+    )
     far = {**values, "natural": [_value(0.2, 0.3, loss=9, flat=-1000)]}
-    (all_rows, without) = (note for note in _shown(far).notes if note.startswith("Robust loss against"))
+    (all_rows, without) = (note for note in _shown(far).notes if note.startswith(average))
     assert "over the 6 rows: Pearson -0." in all_rows
     assert without == words.replace("5 rows:", "5 rows of training with an adversary:")
 

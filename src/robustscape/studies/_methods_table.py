@@ -148,10 +148,11 @@ def _size(base: Run) -> str:
 def _correlated(found: Mapping[Method, Sequence[Plain]]) -> tuple[str, ...]:
     """Return how robust loss and flatness go together over the rows, and over those of training with an adversary."""
     with_adversary = {method: values for method, values in found.items() if method.name not in _WITHOUT}
-    said = [_correlation(found, "")]
+    sides = [(found, "")]
     if len(with_adversary) < len(found):
-        said.append(_correlation(with_adversary, " of training with an adversary"))
-    return tuple(said)
+        sides.append((with_adversary, " of training with an adversary"))
+    kinds = (("flatness", "average-case"), ("worst", "worst-case"))
+    return tuple(_correlation(rows, which, name, kind) for rows, which in sides for name, kind in kinds)
 
 
 _WITHOUT = ("natural", "noise")
@@ -160,16 +161,15 @@ _WITHOUT = ("natural", "noise")
 _MOVED = ("autoaugment",)  # trained on shifted images
 
 
-def _correlation(found: Mapping[Method, Sequence[Plain]], which: str) -> str:
-    rows = [[_mean(values, name, 1) for name in ("loss", "flatness")] for values in found.values()]
+def _correlation(found: Mapping[Method, Sequence[Plain]], which: str, measure: str, kind: str) -> str:
+    rows = [[_mean(values, name, 1) for name in ("loss", measure)] for values in found.values()]
     pairs = [(loss.value, flat.value) for loss, flat in rows if loss is not None and flat is not None]
     some = f"over the {len(pairs)} rows{which}"
     if len(pairs) < LEAST or any(len({pair[place] for pair in pairs}) == 1 for place in (0, 1)):
-        return f"Robust loss and average-case flatness are not correlated {some}: that needs {LEAST} that differ."
+        return f"Robust loss and {kind} flatness are not correlated {some}: that needs {LEAST} that differ."
     both = correlation(*zip(*pairs, strict=True))
     return (
-        f"Robust loss against average-case flatness {some}: Pearson {_words(both.pearson)}, Spearman "
-        f"{_words(both.spearman)}."
+        f"Robust loss against {kind} flatness {some}: Pearson {_words(both.pearson)}, Spearman {_words(both.spearman)}."
     )
 
 
