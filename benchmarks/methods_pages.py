@@ -4,7 +4,7 @@
 
 Reads benchmarks/results/methods/table.csv and table.md, which `robustscape bench methods --out` writes. The table of
 docs/studies/methods.md, between its marks, and the last paragraph "Ours, on the small task" of the pages in
-docs/methods are replaced.
+docs/methods are replaced; that there is no number at this size is no longer said there.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ def with_numbers(text: str, rows: Sequence[Mapping[str, str]], at: Mapping[str, 
         f"and last: {'; '.join(said)}."
     )
     kept = re.sub(r"\nOurs, on the \[small task\].*", "", text, flags=re.DOTALL)
+    kept = re.sub(r"\s+(We|Of networks we)\s+have\s+no\s+numbers?\s+at\s+this\s+(size|scale)\.", "", kept)
     return f"{kept.rstrip()}\n\n{textwrap.fill(words.replace(' %', '~%'), 138).replace('~%', ' %')}\n"
 
 
