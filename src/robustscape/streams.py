@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -157,3 +158,22 @@ def joined(parts: Sequence[Streams]) -> Streams:
 def numbered(x: Tensor, *purpose: str | int, seed: int = 0) -> Streams:
     """Return streams for the rows of x numbered in order: what a function uses when it is given none."""
     return Streams(seed=seed, tags=purpose, index=torch.arange(len(x), device=x.device))
+
+
+@contextmanager
+def torch_draws(rng: Streams, device: torch.device) -> Iterator[None]:
+    """Let what draws from torch's own generators in the block, dropout for example, begin from a stream's seed.
+
+    These numbers depend on the order of the calls and on the device. Torch's random state is as before afterwards.
+
+    Args:
+        rng: A stream of one run.
+        device: Where numbers are drawn, beside the CPU.
+    """
+    seed, cuda = rng.torch_seed(), [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed)
+        for one in cuda:
+            with torch.cuda.device(one):
+                torch.cuda.manual_seed(seed)
+        yield

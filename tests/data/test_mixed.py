@@ -62,6 +62,19 @@ def test_contract_draws_are_by_seed_and_epoch():
     assert len({drawn(seed, epoch) for seed in (0, 1) for epoch in (0, 1)}) == 4
 
 
+def test_contract_an_image_that_is_drawn_again_is_changed_in_another_way():
+    drawn = []
+
+    def augment(x, rng):
+        drawn.extend(rng.uniform(1).flatten().tolist())
+        return x
+
+    mixed = loader(unlabelled=images(2, 1000), size=40, augment=augment)
+    index = torch.cat([batch.index for batch in mixed.epoch(0)])
+    assert len(drawn) == len(index) == 40 > len(index.unique())
+    assert len(set(drawn)) == 40
+
+
 def test_contract_labels_are_hidden_from_each_class_alike():
     kept, lost = hidden_labels(images(40), 0.75, seed=0)
     assert sorted(torch.cat([kept.index, lost.index]).tolist()) == list(range(40))

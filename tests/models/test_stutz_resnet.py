@@ -83,6 +83,26 @@ def test_closed_form_under_batch_normalisation_every_block_starts_as_its_shortcu
     assert torch.equal(block(x), x)
 
 
+def test_closed_form_dropout_is_between_the_second_convolution_and_its_normalisation():
+    x = torch.rand(8, 3, 32, 32)
+    model, plain = _network(dropout=0.1), _network()
+    assert torch.equal(model.eval()(x), plain.eval()(x)), "the same weights, and none is dropped in eval mode"
+    outputs, inputs = {}, {}
+    for name, module in model.named_modules():
+        if name.endswith("conv2"):
+            module.register_forward_hook(lambda module, given, out, name=name: outputs.update({name: out}))
+        if name.endswith("bn2"):
+            module.register_forward_pre_hook(lambda module, given, name=name: inputs.update({name: given[0]}))
+    model.train()(x)
+    assert len(outputs) == len(inputs) == 8
+    for name, out in outputs.items():
+        given = inputs[name.replace("conv2", "bn2")]
+        left = given != 0
+        assert torch.allclose(given[left], out[left] / 0.9, rtol=1e-6)
+        if out.numel() > 10_000:
+            assert float(left.float().mean()) == pytest.approx(0.9, abs=0.015)
+
+
 def test_contract_the_reparametrised_normalisation_is_batch_normalisation():
     ours, plain = ReparametrisedBatchNorm2d(3), nn.BatchNorm2d(3)
     with torch.no_grad():
@@ -111,7 +131,12 @@ def test_closed_form_clamping_keeps_the_gradient_of_black_and_white():
 
 @pytest.mark.parametrize(
     "fields, says",
-    [({"depth": 50}, "one of 18, 34, not 50"), ({"width": 0}, "width"), ({"norm": "group"}, "batch, not 'group'")],
+    [
+        ({"depth": 50}, "one of 18, 34, not 50"),
+        ({"width": 0}, "width"),
+        ({"norm": "group"}, "batch, not 'group'"),
+        ({"dropout": 1.0}, "in \\[0, 1\\), not 1"),
+    ],
 )
 def test_contract_refuses_fields_that_cannot_be_meant(fields, says):
     with pytest.raises(BadInput, match=says):

@@ -148,6 +148,46 @@ def test_end_to_end_every_way_of_stepping_resumes_to_the_same_bits(tmp_path, way
     assert digest(resumed.kept) == digest(whole.kept)
 
 
+class Noisy(nn.Module):
+    """Adds noise of torch's own in either mode, and keeps what it drew in train mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.drawn = []
+
+    def forward(self, x):
+        noise = torch.randn_like(x)
+        if self.training:
+            self.drawn.append(noise)
+        return x + 0.1 * noise
+
+
+@pytest.mark.parametrize("optimizer", [SGD(lr=0.05), EntropySGD(steps=2)])
+def test_end_to_end_what_a_network_draws_follows_from_the_seed_and_leaves_no_trace(tmp_path, optimizer):
+    settings = replace(SETTINGS, optimizer=optimizer, statistics="adversarial", attack_mode="train", clean_pass=True)
+
+    def begin():
+        return start(nn.Sequential(_net()[:4], Noisy(), nn.Dropout(0.3), _net()[4]), OBJECTIVE, settings)
+
+    state = torch.get_rng_state()
+    whole, events = _fit(settings, state=begin())
+    logs = [event.log for event in events if isinstance(event, Epoch)]
+    assert torch.equal(torch.get_rng_state(), state)
+    drawn = [float(noise.flatten()[0]) for noise in whole.model[1].drawn[1:]]  # the first looks what a forward moves
+    assert len(drawn) >= 9 * 4 and len(set(drawn)) == len(drawn), "every forward draws anew"
+    torch.manual_seed(5)
+    part, events = _fit(settings, state=begin())
+    for event in events:
+        if isinstance(event, Step) and event.done >= 4:
+            break
+    save_state(part, tmp_path / "state.safetensors")
+    resumed = begin()
+    load_state(resumed, tmp_path / "state.safetensors")
+    last = [event.log for event in _fit(settings, state=resumed)[1] if isinstance(event, Epoch)][-1]
+    assert digest(resumed.model) == digest(whole.model) and digest(resumed.kept) == digest(whole.kept)
+    assert last.tracked == logs[-1].tracked
+
+
 def test_closed_form_weights_are_averaged_from_an_epoch_on():
     settings = replace(SETTINGS, epochs=6, ema=None, swa_start=2, swa_every=2, track=0)
     state, events = _fit(settings, tracked={})

@@ -81,6 +81,16 @@ def test_closed_form_several_steps_find_more_than_one_on_a_curved_loss():
     assert risen(AWP(gamma=0.3, steps=20)) > risen(AWP(gamma=0.3)) + 1e-6
 
 
+def test_closed_form_it_acts_only_below_a_loss():
+    net = _net()
+    loss = _Loss(net, lambda model: sum(parameter.square().sum() for parameter in model.parameters()))
+    value = float(loss.value())
+    assert AWP(below=value)(net, loss) == {}
+    acting, always = (AWP(below=below)(net, loss) for below in (value * (1 + 1e-9), None))
+    assert list(acting) == list(always) == ["0.weight", "2.weight"]
+    assert all(torch.equal(acting[name], always[name]) and always[name].any() for name in always)
+
+
 def test_contract_alternations_attack_again_at_the_perturbed_weights():
     net = _net()
     loss = _Loss(net, _linear)
@@ -102,7 +112,7 @@ def test_contract_settings():
     assert AWP.official() == AWP(gamma=0.01, decay_at="w+v")
     assert AWP.official_trades() == AWP(gamma=0.005, warmup=9, decay_at="w+v")
     assert AWP.stutz() == AWP(gamma=0.01, statistics="eval")
-    for wrong in (dict(gamma=0), dict(gamma=2.5), dict(steps=0), dict(alternations=0), dict(warmup=-1)):
+    for wrong in (dict(gamma=0), dict(gamma=2.5), dict(steps=0), dict(alternations=0), dict(warmup=-1), dict(below=0)):
         with pytest.raises(BadInput):
             AWP(**wrong)
     with pytest.raises(BadInput, match="AWP's unit is one of 'layer', 'filter', 'network', not 'channel'"):

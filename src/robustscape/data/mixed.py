@@ -20,8 +20,8 @@ class MixedLoader:
 
     As the code of Carmon 2019 (https://arxiv.org/abs/1905.13736): no labelled image is taken again in an epoch before
     all others were, in orders of the epoch's own, and the pseudo-labelled ones are drawn with replacement. Both kinds
-    are spread evenly over a batch's rows, so that every contiguous part of it has both.
-    An image that is drawn twice in an epoch is changed alike both times.
+    are spread evenly over a batch's rows, so that every contiguous part of it has both. An image that is drawn again in
+    an epoch is changed in another way.
 
     Attributes:
         labelled: Images with true labels.
@@ -97,10 +97,10 @@ class MixedLoader:
             taken += true
             if step >= start:
                 drawn = Streams(self.seed, ("unlabelled", number, step)).integers(len(self.unlabelled), n - true)
-                yield self._batch(rows, drawn.to(device), number)
+                yield self._batch(rows, drawn.to(device), number, step)
 
-    def _batch(self, true: Tensor, pseudo: Tensor, number: int) -> Batch:
-        """Return the batch of these rows of both sets."""
+    def _batch(self, true: Tensor, pseudo: Tensor, *when: int) -> Batch:
+        """Return the batch of these rows of both sets, in an epoch and a step."""
         sets = self.labelled.take(true), self.unlabelled.take(pseudo)
         n = len(true) + len(pseudo)
         k = torch.arange(n, device=true.device)
@@ -109,9 +109,9 @@ class MixedLoader:
         x, y, index = (torch.cat([getattr(images, name) for images in sets])[place] for name in ("x", "y", "index"))
         x = x.float().div_(255)
         if self.augment is not None:
-            x = self.augment(x, Streams(self.seed, ("augment", number), index))
+            x = self.augment(x, Streams(self.seed, ("augment", *when), index).then(k))
         batch = Batch(x=x, y=y, index=index, labelled=labelled)
-        rng = Streams(self.seed, ("targets", number), index)
+        rng = Streams(self.seed, ("targets", *when), index).then(k)
         return self.targets(batch, rng, classes=len(self.labelled.classes))
 
 

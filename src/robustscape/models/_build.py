@@ -11,7 +11,7 @@ from torch import nn
 
 from robustscape.models.activations import Activation, check_activation
 from robustscape.models.normalise import Channels, check_constants
-from robustscape.streams import Streams
+from robustscape.streams import Streams, torch_draws
 from robustscape.types import BadInput
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
@@ -73,8 +73,8 @@ def seeded(seed: int) -> Iterator[None]:
 
     The global random state is the same before and after; generators of other devices are not touched.
     """
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(Streams(seed, ("init",)).torch_seed())
+    cpu = torch.device("cpu")
+    with torch_draws(Streams(seed, ("init",)), cpu), cpu:
         yield
 
 

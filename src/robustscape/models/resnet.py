@@ -80,6 +80,7 @@ class BasicBlock(nn.Module):
         activation: Between the two, and after the addition.
         norm: Makes a normalisation of a number of channels.
         bias: Whether the shortcut's convolution has a bias; the others have none.
+        dropout: Probability that a number behind the second convolution is dropped in train mode.
     """
 
     def __init__(
@@ -91,11 +92,13 @@ class BasicBlock(nn.Module):
         activation: Activation,
         norm: Callable[[int], nn.Module],
         bias: bool,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
         self.bn1 = norm(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.bn2 = norm(outputs)
         self.activation = activated_by(activation)
         self.shortcut = None
@@ -105,7 +108,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output."""
         around = x if self.shortcut is None else self.shortcut(x)
-        return self.activation(self.bn2(self.conv2(self.activation(self.bn1(self.conv1(x))))) + around)
+        h = self.dropout(self.conv2(self.activation(self.bn1(self.conv1(x)))))
+        return self.activation(self.bn2(h) + around)
 
 
 class ResNetNetwork(nn.Module):
@@ -120,6 +124,7 @@ class ResNetNetwork(nn.Module):
         activation: Everywhere.
         norm: Makes a normalisation of a number of channels.
         bias: Whether the stem and the shortcuts' convolutions have biases.
+        dropout: Of every block.
     """
 
     def __init__(
@@ -133,16 +138,15 @@ class ResNetNetwork(nn.Module):
         activation: Activation,
         norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
         bias: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
 
         def stage(inputs: int, outputs: int, number: int) -> nn.Sequential:
             stride = 1 if inputs == outputs else 2
-            first = BasicBlock(inputs, outputs, stride=stride, activation=activation, norm=norm, bias=bias)
-            others = [
-                BasicBlock(outputs, outputs, stride=1, activation=activation, norm=norm, bias=bias)
-                for _ in range(number - 1)
-            ]
+            shared = {"activation": activation, "norm": norm, "bias": bias, "dropout": dropout}
+            first = BasicBlock(inputs, outputs, stride=stride, **shared)
+            others = [BasicBlock(outputs, outputs, stride=1, **shared) for _ in range(number - 1)]
             return nn.Sequential(first, *others)
 
         self.normalise = normalise

@@ -13,6 +13,7 @@ from robustscape.models._build import BLOCKS, check_fields, check_one_of, check_
 from robustscape.models.activations import Activation
 from robustscape.models.normalise import Channels, normalise
 from robustscape.models.resnet import BasicBlock, ResNetNetwork
+from robustscape.types import BadInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class StutzResNet:
         norm: "reparametrised" for the paper's normalisation, whose scale weight decay pulls to 1 and which weight
             clipping leaves near 1; "batch" for BatchNorm.
         activation: Activation function after the first normalisation and after the addition of each block.
+        dropout: Probability, in [0, 1), that a number between the second convolution and the second normalisation of a
+            block is 0 in train mode; the paper's row has 0.1.
         mean: Subtracted from the clamped pixels of each channel, in [0, 1]; None for no normalisation by constants.
         std: Pixels of each channel are divided by it, above 0; None for no normalisation by constants.
         per_image: Normalise every image by its own mean and standard deviation; not with mean and std.
@@ -44,6 +47,7 @@ class StutzResNet:
     width: int = 64
     norm: Literal["reparametrised", "batch"] = "reparametrised"
     activation: Activation = "relu"
+    dropout: float = 0.0
     mean: Channels | None = None
     std: Channels | None = None
     per_image: bool = False
@@ -53,6 +57,8 @@ class StutzResNet:
         check_one_of("depth", self.depth, BLOCKS)
         check_fields(self)
         check_one_of("norm", self.norm, ("reparametrised", "batch"))
+        if not 0 <= self.dropout < 1:
+            raise BadInput(f"dropout is a probability in [0, 1), not {self.dropout:g}; did you mean 0.1?")
 
     def build(self, *, image: tuple[int, int, int], classes: int, seed: int) -> ResNetNetwork:
         """Make the network with the paper's initial weights, drawn from ``seed``.
@@ -76,6 +82,7 @@ class StutzResNet:
                 activation=self.activation,
                 norm=ReparametrisedBatchNorm2d if self.norm == "reparametrised" else nn.BatchNorm2d,
                 bias=True,
+                dropout=self.dropout,
             )
             _initialise(network)
         return network

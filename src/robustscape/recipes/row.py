@@ -18,7 +18,7 @@ class Row:
 
     Attributes:
         paper: First author, in small letters: "wu".
-        table: Table or figure it is in, for example "table1" or "figure2a".
+        table: Table, figure or appendix it is in, for example "table1", "figure2a" or "appendix_c".
         row: What it is called there, parts with commas between them: "linf, AT-AWP, CIFAR-10".
         setting: What sets it apart from the other rows, in words.
         run: What is trained, and by what the result is judged.

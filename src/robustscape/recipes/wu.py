@@ -1,4 +1,4 @@
-"""Recipes of Wu, Xia and Wang 2020 (AWP), https://arxiv.org/abs/2004.05884: tables 1 and 2, figures 1 to 3.
+"""Recipes of Wu, Xia and Wang 2020 (AWP), https://arxiv.org/abs/2004.05884: tables 1 and 2, figures 1 to 3, appendix C.
 
 What the paper leaves to Rice 2020, whom it follows, is as in that code: batches of 128, constants inside the network,
 SVHN with learning rate 0.01 and as it is, CIFAR-100 also rotated. Where text and code differ (warm-up, where weight
@@ -14,11 +14,14 @@ from dataclasses import replace
 from robustscape.data.augment import Chain, CropFlip
 from robustscape.data.erase import Cutout
 from robustscape.data.warp import Rotate
+from robustscape.models.vgg import VGG
 from robustscape.models.wide_resnet import WideResNet
 from robustscape.recipes import _more_data, _rice
 from robustscape.recipes.row import Row, rows_of
 from robustscape.recipes.run import Run
 from robustscape.training.optimizers.sgd import SGD
+from robustscape.training.schedules.cosine import Cosine
+from robustscape.training.schedules.cyclic import Cyclic
 from robustscape.weights.awp import AWP
 from robustscape.weights.rwp import RWP
 
@@ -37,6 +40,7 @@ def rows() -> tuple[Row, ...]:
         *rows_of("wu", "figure2b", _figure2b()),
         *rows_of("wu", "figure3c", _figure3c()),
         *rows_of("wu", "figure3d", _figure3d()),
+        *rows_of("wu", "appendix_c", _appendix_c()),
     )
 
 
@@ -137,3 +141,12 @@ def _figure3d() -> _Entries:
         cutout = Chain(first=CropFlip(mode="reflect"), second=Cutout(size=14))
         yield f"{norm}, cutout", "14 pixels", replace(run, augment=cutout)
         yield f"{norm}, mixup", "alpha 1.4", _rice.with_mixup(run)
+
+
+def _appendix_c() -> _Entries:
+    """Rates as in the authors' code; its other data sets, its L2 and its WideResNet-34-10 are rows of the tables."""
+    run = _at()
+    mean, std = _rice.CIFAR10_CONSTANTS
+    yield "AT, VGG-19", "", replace(run, model=VGG(depth=19, mean=mean, std=std))
+    yield "AT, cyclic", "0 to 0.1 in 80 epochs, then to 0", replace(run, training=replace(run.training, lr=Cyclic()))
+    yield "AT, cosine", "0.1 to 0", replace(run, training=replace(run.training, lr=Cosine()))

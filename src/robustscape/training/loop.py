@@ -24,7 +24,7 @@ from robustscape.training.log import EpochLog, Tracked, TrackedStep
 from robustscape.training.method import Method, method
 from robustscape.training.regularising import check_clipping
 from robustscape.training.settings import Training
-from robustscape.training.step import StepLog, batches_of_a_step, is_tracked, long_step, step
+from robustscape.training.step import StepLog, batches_of_a_step, is_tracked, long_step, network_draws, step
 from robustscape.training.stopping import Score, check_choice, check_score, chosen_by, impatience, score_of
 from robustscape.training.tracking import track
 from robustscape.types import (
@@ -245,7 +245,8 @@ def settle(state: State, how: Method, batches: Batches, seed: int, runtime: Runt
             take_into_average(state.average, state.model, taken)
     if settings.estimated != "training" and normalisations(state.kept):
         some = batches.epoch(state.epoch)
-        estimate_statistics(state.kept, how, some, seed=seed, done=state.done, runtime=runtime)
+        with network_draws(_device(state), "statistics", state.done, seed=seed):
+            estimate_statistics(state.kept, how, some, seed=seed, done=state.done, runtime=runtime)
     state.seconds += time.perf_counter() - clock
 
 
@@ -262,6 +263,8 @@ def end_epoch(
 ) -> Epoch:
     """Look for what has gone wrong, track, choose, and make the epoch's line; the state then stands before the next.
 
+    What the network draws then follows from the seed, also in eval mode.
+
     Args:
         state: Is changed: at the end of an epoch, not yet counted.
         how: The method.
@@ -276,18 +279,19 @@ def end_epoch(
         Diverged: a loss is not finite: says the epoch.
     """
     settings, number, clock = how.settings, state.epoch + 1, time.perf_counter()
-    warnings = () if settings.guard == "no" else _noticed(state, how, batches, seed, runtime)
-    failed = warnings[0] if warnings and settings.guard == "stop" else ""
-    try:
-        is_due = _is_tracked(settings, number) or (failed and settings.track)
-        tracked = _tracked(state.kept, view, sets, how, seed, runtime) if is_due else {}
-        by = chosen_by(settings, how.objective)
-        mine, on_test = (score_of(tracked.get(name), by) for name in ("validation", "test"))
-        if settings.scored and tracked:
-            assert score is not None, "checked before the first step"
-            mine = -math.inf if warnings else score(state.kept)  # a dead network is the flattest of all
-    except Diverged as error:
-        raise Diverged(f"tracking after epoch {number}, step {state.done}: {error}") from None
+    with network_draws(_device(state), "epoch", number, seed=seed):
+        warnings = () if settings.guard == "no" else _noticed(state, how, batches, seed, runtime)
+        failed = warnings[0] if warnings and settings.guard == "stop" else ""
+        try:
+            is_due = _is_tracked(settings, number) or (failed and settings.track)
+            tracked = _tracked(state.kept, view, sets, how, seed, runtime) if is_due else {}
+            by = chosen_by(settings, how.objective)
+            mine, on_test = (score_of(tracked.get(name), by) for name in ("validation", "test"))
+            if settings.scored and tracked:
+                assert score is not None, "checked before the first step"
+                mine = -math.inf if warnings else score(state.kept)  # a dead network is the flattest of all
+        except Diverged as error:
+            raise Diverged(f"tracking after epoch {number}, step {state.done}: {error}") from None
     selected = not settings.track or mine > state.best
     best_on_test = settings.best_on_test and on_test > state.best_on_test
     state.best, state.best_on_test = max(state.best, mine), max(state.best_on_test, on_test)
@@ -344,6 +348,10 @@ def _line(state: State) -> EpochLog:
         stopped=state.stopped,
         steps=tuple(state.steps),
     )
+
+
+def _device(state: State) -> torch.device:
+    return next(state.model.parameters()).device
 
 
 def _distance(state: State) -> float:

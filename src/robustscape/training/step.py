@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from robustscape.evaluation.judging import predicted
 from robustscape.modes import frozen_statistics
-from robustscape.runtime.ranks import mean_over_ranks, world
-from robustscape.streams import Streams
+from robustscape.runtime.ranks import mean_over_ranks, rank, world
+from robustscape.streams import Streams, torch_draws
 from robustscape.training.batch_loss import BatchLoss, attacked, foremost, losses, share_of
 from robustscape.training.clean_pass import moving, pass_clean
 from robustscape.training.method import Method
@@ -109,10 +109,16 @@ def step(
         BadInput: mixed images under an objective that cannot attack them.
         Diverged: a part of the loss or the gradient is not finite; the weights are as before the step.
     """
-    log, v = _sloped(how, optimizer, batch, done, total, seed, x_adv)
-    _moved(how, optimizer, log.lr, v)
-    pass_clean(how, batch)
+    with network_draws(batch.x.device, done, seed=seed):
+        log, v = _sloped(how, optimizer, batch, done, total, seed, x_adv)
+        _moved(how, optimizer, log.lr, v)
+        pass_clean(how, batch)
     return log
+
+
+def network_draws(device: torch.device, *what: str | int, seed: int) -> AbstractContextManager[None]:
+    """Let what a network draws in the block, as dropout does, follow from the seed, the rank and what is done."""
+    return torch_draws(Streams(seed, ("network", rank(), *what)), device)
 
 
 def long_step(
@@ -140,14 +146,15 @@ def long_step(
     assert isinstance(exploring, Exploring), "this optimiser takes one batch a step"
     rng = Streams(seed=seed, tags=("walk", done))
     logs: list[StepLog] = []
-    with exploring.walking(how.model, optimizer, steps=done / exploring.batches, rng=rng) as move:
-        for number, batch in enumerate(batches):
-            log, v = _sloped(how, optimizer, batch, done + number, total, seed, None)
-            _decay_there(optimizer, how.model, v, beside=False)
-            logs.append(log)
-            move()
-    _moved(how, optimizer, logs[0].lr, {})
-    pass_clean(how, batches[-1])
+    with network_draws(batches[0].x.device, done, seed=seed):
+        with exploring.walking(how.model, optimizer, steps=done / exploring.batches, rng=rng) as move:
+            for number, batch in enumerate(batches):
+                log, v = _sloped(how, optimizer, batch, done + number, total, seed, None)
+                _decay_there(optimizer, how.model, v, beside=False)
+                logs.append(log)
+                move()
+        _moved(how, optimizer, logs[0].lr, {})
+        pass_clean(how, batches[-1])
     errors = [log.robust_error for log in logs if log.robust_error is not None]
     return StepLog(
         lr=logs[0].lr,

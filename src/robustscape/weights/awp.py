@@ -34,6 +34,8 @@ class AWP:
             the "network".
         norm: How lengths of w, v and the gradient are measured: "l2", or "l1" (the paper's section 5.2).
         warmup: Epochs of plain training before it acts.
+        below: It acts only on batches whose loss at w is below so many nats, above 0, which costs a forward; None for
+            all batches.
         decay_at: Where weight decay reads the weights: "w" as in the paper's equation 11, or "w+v".
         statistics: Which forwards move BatchNorm's running statistics: the trained one, at "w+v"; one at "w" in its
             place; or "every" one. "eval": one at w, made for it alone, and the search for v is in eval mode.
@@ -47,6 +49,8 @@ class AWP:
         copying back; its optimiser steps at w + v, so weight decay acts there (``decay_at="w+v"``).
         From Stutz' code (``stutz``): it clamps the gradients that are stepped by to 0.05, element by element, which is
         for the training to do (``clip_gradient``, ``clip_gradient_by``). Of K steps there the last is not taken.
+        With a threshold (2.1 nats; ``below``) it perturbs a batch if the loss of the batch before was below it, in
+        train mode; here the batch's own loss decides, in the mode of the search.
     """
 
     gamma: float = 5e-3
@@ -55,6 +59,7 @@ class AWP:
     unit: Unit = "layer"
     norm: Literal["l1", "l2"] = "l2"
     warmup: float = 0.0
+    below: float | None = None
     decay_at: DecayAt = "w"
     statistics: Statistics = "w+v"
 
@@ -66,6 +71,9 @@ class AWP:
             )
         if self.steps < 1 or self.alternations < 1:
             raise BadInput(f"AWP needs at least 1 step and 1 alternation, not {self.steps} and {self.alternations}")
+        if self.below is not None and not self.below > 0:
+            raise BadInput(f"AWP acts where the loss is below some nats above 0, not {self.below:g}; leave it out for "
+                           "all batches")  # fmt: skip
         check(self)
 
     @classmethod
@@ -84,7 +92,9 @@ class AWP:
         return cls(gamma=0.01, statistics="eval")
 
     def __call__(self, model: nn.Module, loss: WeightLoss, *, rng: Streams | None = None) -> Params:
-        """Return v for the weights that move; the model's weights are as before. Draws nothing from rng."""
+        """Return v for the weights that move, {} for none; the model's are as before. Draws nothing from rng."""
+        if self.below is not None and float(loss.value()) >= self.below:
+            return {}
         w = select(model, "weights")
         by_layer = self.unit == "layer" and self.norm == "l2"
         lengths = layer_norms(w) if by_layer else sizes(w, self.unit, self.norm)
