@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from robustscape.streams import Apart, Streams, joined, numbered
+from robustscape.streams import Apart, Streams, joined, numbered, torch_draws
 
 
 def _splitmix(seed: int, count: int) -> list[int]:
@@ -125,3 +125,16 @@ def test_contract_joined_streams_give_each_run_what_it_gives_alone(draw):
 def test_contract_joined_streams_have_no_number_of_their_own(ask):
     with pytest.raises(Apart, match="joined"):
         ask(joined([Streams(0, ("a",), torch.arange(2)), Streams(1, ("a",), torch.arange(2))]))
+
+
+def test_contract_torch_draws_by_a_seed_and_goes_on_as_before_on_error_too():
+    cpu = torch.device("cpu")
+    with torch_draws(3, cpu):
+        first = torch.rand(2)
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match="stop"), torch_draws(3, cpu):
+        assert torch.equal(torch.rand(2), first)
+        raise ValueError("stop")
+    assert torch.equal(torch.get_rng_state(), state)
+    with torch_draws(4, cpu):
+        assert not torch.equal(torch.rand(2), first)

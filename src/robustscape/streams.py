@@ -1,7 +1,8 @@
 """Random numbers as a function of (seed, purpose, example index, tags): nothing else moves them.
 
 A number does not depend on the batch that its example is in, on the order of calls or on the device, and
-no random state exists to be saved. Each example has its own SplitMix64 sequence (Steele, Lea, Flood 2014,
+no random state exists to be saved; only what a network itself draws from torch depends on them, see
+``torch_draws``. Each example has its own SplitMix64 sequence (Steele, Lea, Flood 2014,
 https://doi.org/10.1145/2714064.2660195), whose start is a hash of all that names it.
 
 Uniform numbers are multiples of 2^-24 and normal ones are rounded to float32, in every dtype, so that
@@ -161,16 +162,16 @@ def numbered(x: Tensor, *purpose: str | int, seed: int = 0) -> Streams:
 
 
 @contextmanager
-def torch_draws(rng: Streams, device: torch.device) -> Iterator[None]:
-    """Let what draws from torch's own generators in the block, dropout for example, begin from a stream's seed.
+def torch_draws(seed: int, device: torch.device) -> Iterator[None]:
+    """Let torch's own generators, which dropout for example draws from, begin with a seed in the block.
 
     These numbers depend on the order of the calls and on the device. Torch's random state is as before afterwards.
 
     Args:
-        rng: A stream of one run.
+        seed: What they begin with, such as ``Streams.torch_seed`` gives it.
         device: Where numbers are drawn, beside the CPU.
     """
-    seed, cuda = rng.torch_seed(), [device] if device.type == "cuda" else []
+    cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.default_generator.manual_seed(seed)
         for one in cuda:

@@ -7,6 +7,7 @@ import torch
 
 from robustscape.data.augment import CropFlip
 from robustscape.data.mixed import MixedLoader, hidden_labels, relabelled
+from robustscape.streams import Streams
 from robustscape.types import BadInput, Images
 
 
@@ -69,10 +70,18 @@ def test_contract_an_image_that_is_drawn_again_is_changed_in_another_way():
         drawn.extend(rng.uniform(1).flatten().tolist())
         return x
 
-    mixed = loader(unlabelled=images(2, 1000), size=40, augment=augment)
-    index = torch.cat([batch.index for batch in mixed.epoch(0)])
-    assert len(drawn) == len(index) == 40 > len(index.unique())
-    assert len(set(drawn)) == 40
+    def drawn_by(**changes):
+        drawn.clear()
+        index = torch.cat([batch.index for batch in loader(augment=augment, **changes).epoch(0)]).tolist()
+        return sorted(zip(index, drawn, strict=True))
+
+    pairs = drawn_by(unlabelled=images(2, 1000), size=60)
+    assert len(pairs) == 60 == len({number for _, number in pairs}) > len({index for index, _ in pairs}) == 22
+    times = [index for index, _ in pairs].count(1000)
+    first = Streams(3, ("augment", 0), torch.full((times,), 1000)).then(torch.arange(times)).uniform(1).flatten()
+    assert sorted(first.tolist()) == [number for index, number in pairs if index == 1000]
+    labelled = [pair for pair in drawn_by(batch_size=4, size=40) if pair[0] < 1000]
+    assert labelled == [pair for pair in drawn_by(batch_size=8, size=40) if pair[0] < 1000]
 
 
 def test_contract_labels_are_hidden_from_each_class_alike():

@@ -199,11 +199,14 @@ def test_closed_form_every_second_normalisation_of_a_preactivation_network_is_fo
     assert len(left) == 8 + 1 and all(module.forward.relu for module in left)  # the first of a block, and the last
 
 
-def test_closed_form_every_normalisation_of_a_postactivation_network_is_folded():
-    model = MODELS["stutz_resnet"]()
-    view, refreshes = rewritten(model.requires_grad_(False), MODELS["stutz_resnet"](), fused=True)
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_closed_form_every_normalisation_of_a_postactivation_network_is_folded(dropout):
+    model, source = (
+        StutzResNet(width=2, dropout=dropout).build(image=(3, 8, 8), classes=4, seed=0).eval() for _ in range(2)
+    )
+    view, refreshes = rewritten(model.requires_grad_(False), source, fused=True)
     assert len(refreshes) == 1 + 2 * 8 + 3
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in view.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d | nn.Dropout) for module in view.modules())
 
 
 def test_contract_a_model_that_flattens_by_view_is_searched_and_left_as_it_is():

@@ -100,6 +100,12 @@ def test_reference_awp_of_the_paper_float64():
     naive.same(_ours(AWP(gamma=0.02), batches), _naive(batches, gamma=0.02))
 
 
+@pytest.mark.parametrize("statistics", ["w+v", "w", "eval"])
+def test_reference_awp_above_its_loss_is_plain_training_float64(statistics):
+    batches = naive.batches(3)
+    naive.same(_ours(AWP(gamma=0.02, below=1e-6, statistics=statistics), batches), _naive(batches, gamma=0))
+
+
 def test_reference_awp_of_the_authors_code_float64():
     batches = naive.batches(3)
     naive.same(_ours(AWP.official(), batches), _naive(batches, gamma=0.01, official=True))

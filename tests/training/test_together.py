@@ -54,7 +54,8 @@ def _images(n=40):
 def _net(seed, dtype):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return nn.Sequential(nn.Flatten(), nn.Linear(36, 5), nn.SiLU(), nn.Linear(5, 2)).to(dtype)
+        layers = [nn.Flatten(), nn.Linear(36, 5), nn.SiLU(), nn.Dropout(0.1), nn.Linear(5, 2)]
+        return nn.Sequential(*layers).to(dtype)
 
 
 def _given(dtype, settings, objective, weights):

@@ -21,7 +21,7 @@ class MixedLoader:
     As the code of Carmon 2019 (https://arxiv.org/abs/1905.13736): no labelled image is taken again in an epoch before
     all others were, in orders of the epoch's own, and the pseudo-labelled ones are drawn with replacement. Both kinds
     are spread evenly over a batch's rows, so that every contiguous part of it has both. An image that is drawn again in
-    an epoch is changed in another way.
+    an epoch is augmented in another way, and its target drawn anew.
 
     Attributes:
         labelled: Images with true labels.
@@ -90,29 +90,48 @@ class MixedLoader:
         """
         device, count, taken = self.labelled.x.device, len(self.labelled), 0
         rounds = range(-(-self._count() // count))
-        order = torch.cat([Streams(self.seed, ("order", number, again)).order(count) for again in rounds]).to(device)
+        order = torch.cat([Streams(self.seed, ("order", number, again)).order(count) for again in rounds])
+        seen = torch.zeros(count + len(self.unlabelled), dtype=torch.int64)
         for step, n in enumerate(self._sizes()):
             true = n - self._unlabelled_of(n)
-            rows = order[taken : taken + true]
+            drawn = Streams(self.seed, ("unlabelled", number, step)).integers(len(self.unlabelled), n - true)
+            rows = torch.cat([order[taken : taken + true], count + drawn])
             taken += true
+            times = _counted(rows, seen)
             if step >= start:
-                drawn = Streams(self.seed, ("unlabelled", number, step)).integers(len(self.unlabelled), n - true)
-                yield self._batch(rows, drawn.to(device), number, step)
+                yield self._batch(rows.to(device), true, times.to(device), number)
 
-    def _batch(self, true: Tensor, pseudo: Tensor, *when: int) -> Batch:
-        """Return the batch of these rows of both sets, in an epoch and a step."""
-        sets = self.labelled.take(true), self.unlabelled.take(pseudo)
-        n = len(true) + len(pseudo)
-        k = torch.arange(n, device=true.device)
-        labelled = (k + 1) * len(true) // n > k * len(true) // n
-        place = torch.where(labelled, labelled.cumsum(0) - 1, len(true) + (~labelled).cumsum(0) - 1)
+    def _batch(self, rows: Tensor, true: int, times: Tensor, number: int) -> Batch:
+        """Return a batch of an epoch.
+
+        Args:
+            rows: Of both sets, numbered on, first those with true labels.
+            true: How many have true labels.
+            times: How often each was drawn before in the epoch.
+            number: Which epoch.
+        """
+        sets = self.labelled.take(rows[:true]), self.unlabelled.take(rows[true:] - len(self.labelled))
+        n = len(rows)
+        k = torch.arange(n, device=rows.device)
+        labelled = (k + 1) * true // n > k * true // n
+        place = torch.where(labelled, labelled.cumsum(0) - 1, true + (~labelled).cumsum(0) - 1)
         x, y, index = (torch.cat([getattr(images, name) for images in sets])[place] for name in ("x", "y", "index"))
         x = x.float().div_(255)
         if self.augment is not None:
-            x = self.augment(x, Streams(self.seed, ("augment", *when), index).then(k))
+            x = self.augment(x, Streams(self.seed, ("augment", number), index).then(times[place]))
         batch = Batch(x=x, y=y, index=index, labelled=labelled)
-        rng = Streams(self.seed, ("targets", *when), index).then(k)
+        rng = Streams(self.seed, ("targets", number), index).then(times[place])
         return self.targets(batch, rng, classes=len(self.labelled.classes))
+
+
+def _counted(rows: Tensor, seen: Tensor) -> Tensor:
+    """Return how often each of the rows came before, in this batch too, and count them in ``seen``."""
+    ordered, order = rows.sort(stable=True)
+    times = torch.empty_like(rows)
+    times[order] = torch.arange(len(rows)) - torch.searchsorted(ordered, ordered)
+    times += seen[rows]
+    seen.index_add_(0, rows, torch.ones_like(rows))
+    return times
 
 
 def hidden_labels(images: Images, part: int | float, *, seed: int) -> tuple[Images, Images]:

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from robustscape.streams import torch_draws
 from robustscape.types import BadInput
 
 P = TypeVar("P")
@@ -29,13 +30,8 @@ def on_own_draws(work: Generator[P, None, T], seed: int, device: torch.device) -
     own: tuple[Tensor, list[Tensor]] | None = None
     try:
         while True:
-            with torch.random.fork_rng(devices=cuda):
-                if own is None:
-                    torch.default_generator.manual_seed(seed)
-                    for one in cuda:
-                        with torch.cuda.device(one):
-                            torch.cuda.manual_seed(seed)
-                else:
+            with torch_draws(seed, device):
+                if own is not None:
                     torch.set_rng_state(own[0])
                     for one, state in zip(cuda, own[1], strict=True):
                         torch.cuda.set_rng_state(state, one)
@@ -66,8 +62,7 @@ class MeanLogits(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the mean logits of x, (N, K)."""
-        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-            torch.manual_seed(self.seed)
+        with torch_draws(self.seed, x.device):
             total = self.model(x)
             for _ in range(self.passes - 1):
                 total = total + self.model(x)

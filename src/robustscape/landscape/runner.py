@@ -19,6 +19,7 @@ from robustscape.runtime.memory import Parts
 from robustscape.runtime.pool import pooled, sendable
 from robustscape.runtime.predicting import available, fitting, search_bytes
 from robustscape.runtime.ranks import from_first, gathered, is_first, rank, world
+from robustscape.streams import torch_draws
 from robustscape.types import BadInput, Diverged, Grouped, Measurement, Plain, Provenanced, Subject, Threat
 
 
@@ -149,10 +150,11 @@ def _task_size(measurement: Measurement, subject: Subject, count: int, workers: 
 
 
 def _values(measurement: Measurement, subject: Subject, points: Sequence[Plain]) -> list[Plain]:
-    """Measure the points of a task."""
-    if isinstance(measurement, Grouped) and measurement.at_once(subject) > 1:
-        return _as_stored(measurement.several(subject, points))
-    return _as_stored([measurement.at(subject, point) for point in points])
+    """Measure the points of a task; a model that draws from torch does so from the subject's seed in each."""
+    with torch_draws(subject.seed, subject.x.device):
+        if isinstance(measurement, Grouped) and measurement.at_once(subject) > 1:
+            return _as_stored(measurement.several(subject, points))
+        return _as_stored([measurement.at(subject, point) for point in points])
 
 
 def _turn(

@@ -74,7 +74,7 @@ def seeded(seed: int) -> Iterator[None]:
     The global random state is the same before and after; generators of other devices are not touched.
     """
     cpu = torch.device("cpu")
-    with torch_draws(Streams(seed, ("init",)), cpu), cpu:
+    with torch_draws(Streams(seed, ("init",)).torch_seed(), cpu), cpu:
         yield
 
 

@@ -15,7 +15,7 @@ from robustscape.attacks.losses import CrossEntropy
 from robustscape.attacks.pgd import PGD
 from robustscape.attacks.threat import ThreatModel
 from robustscape.objectives._raising import raising
-from robustscape.streams import Streams
+from robustscape.streams import Streams, torch_draws
 from robustscape.types import Attack, BadInput, Batch, Loss
 
 _ANGLES = 4  # 0, 90, 180 and 270 degrees
@@ -236,8 +236,7 @@ class _Heads(nn.Module):
     def __init__(self, classes: nn.Linear, kind: Literal["linear", "mlp"]) -> None:
         super().__init__()
         self.classes = classes
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(Streams(0, ("rotation head",)).torch_seed())
+        with torch_draws(Streams(0, ("rotation head",)).torch_seed(), torch.device("cpu")):
             rotation: nn.Module = nn.Linear(classes.in_features, _ANGLES)
             if kind == "mlp":
                 hidden = nn.Linear(classes.in_features, 256)

@@ -20,6 +20,7 @@ from robustscape.runtime import Runtime, place, threads
 from robustscape.runtime.counting import forwards, passes
 from robustscape.runtime.deciding import Decision, decide, decision_of
 from robustscape.runtime.ranks import barrier, first_alone, from_first, gathered, is_first, world
+from robustscape.streams import torch_draws
 from robustscape.training.batch_loss import rows_of
 from robustscape.training.checkpoints import digest, load_state, save_state, save_weights
 from robustscape.training.last_batch import check_last_batch
@@ -179,10 +180,11 @@ def decision_for(
         return wanted
     attack = run.objective.attack
     few = rows_of(batch, slice(2))
-    each = 1 if attack is None else _passes(attack, model, few)
-    work = each * run.training.epochs * len(loader)
-    times = forwards(lambda counted: run.objective(counted, few, few.x), model, len(few))
-    return decide(run.runtime, model, batch.x, work=work, tasks=tasks, processes=processes, times=times)
+    with torch_draws(run.seed, batch.x.device):
+        each = 1 if attack is None else _passes(attack, model, few)
+        work = each * run.training.epochs * len(loader)
+        times = forwards(lambda counted: run.objective(counted, few, few.x), model, len(few))
+        return decide(run.runtime, model, batch.x, work=work, tasks=tasks, processes=processes, times=times)
 
 
 def _passes(attack: Attack, model: nn.Module, few: Batch) -> int:

@@ -108,8 +108,8 @@ class Passes:
 def passes_of_step(objective: Objective, weights: WeightPerturbation | None) -> Passes:
     """Return the passes of a training step for each example of its batch, the attack included.
 
-    One step is taken on a linear stand-in that always gives the first class, the right one: early-stopped attacks take
-    all their steps.
+    One step is taken on a linear stand-in that is sure of the first class, the right one: early-stopped attacks take
+    all their steps, and AWP acts that does so below a loss.
     """
     tally, examples, epochs = _Tally(), 4, 10**6
     model = objective.prepare(_StandIn(tally)).train()
@@ -262,13 +262,13 @@ class _Tally:
 
 
 class _StandIn(nn.Module):
-    """A linear network whose weights are 0: it gives the first class, and counts what its forwards cost."""
+    """A linear network whose weights are 0: it is sure of the first class, and counts what its forwards cost."""
 
     def __init__(self, tally: _Tally) -> None:
         super().__init__()
         self.linear = nn.Linear(16, 10)
         nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
+        self.linear.bias = nn.Parameter(5.0 * torch.eye(10)[0])
         self.tally = tally
 
     def forward(self, x: Tensor) -> Tensor:

@@ -48,7 +48,8 @@ class Prepared(nn.Module):
         if not torch.is_grad_enabled() or self.rows not in (None, len(x)) or self.shape not in (None, x.shape):
             return self.module(x)
         if first := self.shape is None:
-            with torch.no_grad(), frozen_statistics(self.module):
+            drawn = torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else [])
+            with torch.no_grad(), frozen_statistics(self.module), drawn:
                 self.module(x[:2])  # what it settles at its first call is not prepared for
         self.shape = x.shape
         try:

@@ -1,8 +1,8 @@
 """Rewrite a derived copy of a model for eval mode: fewer and cheaper passes, the same function.
 
 In every model, batch normalisations and convolutions of few input channels get a backward that is not slower than
-their forward. In the networks of this library, whose forwards are known to be traced rightly, batch normalisations
-also go into the convolutions before them, and those that are left become one pass with the ReLU behind them.
+their forward. In the networks of this library, whose forwards are known to be traced rightly, dropout goes, batch
+normalisations go into the convolutions before them, and those that are left become one pass with the ReLU behind them.
 Tracing anyone's model would lose hooks, backwards of its own, and whatever its Python decides as it runs.
 
 A batch normalisation of this library is torch's, but for the factor that its ``scale`` gives in place of ``weight``.
@@ -40,6 +40,7 @@ def rewritten(view: nn.Module, source: nn.Module, *, fused: bool) -> tuple[nn.Mo
     refreshes: list[Refresh] = []
     if is_own(view):
         view = graph = fx.GraphModule(view, _Tracer().trace(view), type(view).__name__)
+        _drop_dropout(graph)
         refreshes += [_folded(graph, conv, norm, source) for conv, norm in list(_foldable(graph))]
         if fused:
             _join_relus(graph)
@@ -79,6 +80,15 @@ class _Tracer(fx.Tracer):
 def _is_norm(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     own = isinstance(module, nn.BatchNorm2d) and type(module).__module__.startswith(_OWN)
     return own or type(module) is nn.BatchNorm2d
+
+
+def _drop_dropout(graph: fx.GraphModule) -> None:
+    """Take dropout out of the graph, which in eval mode does nothing but stand between other modules."""
+    modules = dict(graph.named_modules())
+    for node in graph.graph.nodes:
+        if _is(node, modules, nn.Dropout):
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
 
 
 # -- batch normalisation into the convolution before it -------------------------------------------------

@@ -76,7 +76,8 @@ class Lowered(nn.Module):
 
     def _refused(self, few: Tensor, low: torch.dtype) -> str | None:
         """Return why the model does not run so, None if it does."""
-        with torch.no_grad(), frozen_statistics(self.model), torch.random.fork_rng(devices=[]):
+        drawn = torch.random.fork_rng(devices=[few.device] if few.device.type == "cuda" else [])
+        with torch.no_grad(), frozen_statistics(self.model), drawn:
             try:
                 self._run(few, low)
             except RuntimeError as error:

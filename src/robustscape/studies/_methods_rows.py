@@ -183,7 +183,7 @@ def _regularised(run: Run) -> tuple[Method, ...]:
             setting=f"norm {most:g}",
             change=_t({"clip_gradient": most}),
         ),
-        Method(name="l1", title="L1", setting="5e-5", change=_t({"l1": 5e-5}), lessens=True),
+        Method(name="l1", title="L1", setting="2.5e-4", change=_t({"l1": 2.5e-4}), lessens=True),
         Method(name="l2", title="L2", setting="5e-3", change=_t({"l2": 5e-3}), lessens=True),
     )
 

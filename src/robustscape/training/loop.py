@@ -279,19 +279,20 @@ def end_epoch(
         Diverged: a loss is not finite: says the epoch.
     """
     settings, number, clock = how.settings, state.epoch + 1, time.perf_counter()
-    with network_draws(_device(state), "epoch", number, seed=seed):
+    with network_draws(_device(state), "guards", seed=seed):
         warnings = () if settings.guard == "no" else _noticed(state, how, batches, seed, runtime)
-        failed = warnings[0] if warnings and settings.guard == "stop" else ""
-        try:
-            is_due = _is_tracked(settings, number) or (failed and settings.track)
+    failed = warnings[0] if warnings and settings.guard == "stop" else ""
+    try:
+        is_due = _is_tracked(settings, number) or (failed and settings.track)
+        with network_draws(_device(state), "tracking", seed=seed):
             tracked = _tracked(state.kept, view, sets, how, seed, runtime) if is_due else {}
-            by = chosen_by(settings, how.objective)
-            mine, on_test = (score_of(tracked.get(name), by) for name in ("validation", "test"))
-            if settings.scored and tracked:
-                assert score is not None, "checked before the first step"
-                mine = -math.inf if warnings else score(state.kept)  # a dead network is the flattest of all
-        except Diverged as error:
-            raise Diverged(f"tracking after epoch {number}, step {state.done}: {error}") from None
+        by = chosen_by(settings, how.objective)
+        mine, on_test = (score_of(tracked.get(name), by) for name in ("validation", "test"))
+        if settings.scored and tracked:
+            assert score is not None, "checked before the first step"
+            mine = -math.inf if warnings else score(state.kept)  # a dead network is the flattest of all
+    except Diverged as error:
+        raise Diverged(f"tracking after epoch {number}, step {state.done}: {error}") from None
     selected = not settings.track or mine > state.best
     best_on_test = settings.best_on_test and on_test > state.best_on_test
     state.best, state.best_on_test = max(state.best, mine), max(state.best_on_test, on_test)

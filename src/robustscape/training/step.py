@@ -109,7 +109,7 @@ def step(
         BadInput: mixed images under an objective that cannot attack them.
         Diverged: a part of the loss or the gradient is not finite; the weights are as before the step.
     """
-    with network_draws(batch.x.device, done, seed=seed):
+    with network_draws(batch.x.device, "step", done, seed=seed):
         log, v = _sloped(how, optimizer, batch, done, total, seed, x_adv)
         _moved(how, optimizer, log.lr, v)
         pass_clean(how, batch)
@@ -117,8 +117,14 @@ def step(
 
 
 def network_draws(device: torch.device, *what: str | int, seed: int) -> AbstractContextManager[None]:
-    """Let what a network draws in the block, as dropout does, follow from the seed, the rank and what is done."""
-    return torch_draws(Streams(seed, ("network", rank(), *what)), device)
+    """Let what a network draws from torch in the block, as dropout does, follow from the seed.
+
+    Args:
+        device: Where the network is.
+        what: What it is used for, and how far the training is: tells one use from another, as the rank does.
+        seed: Of every random number.
+    """
+    return torch_draws(Streams(seed, ("network", rank(), *what)).torch_seed(), device)
 
 
 def long_step(
@@ -146,7 +152,7 @@ def long_step(
     assert isinstance(exploring, Exploring), "this optimiser takes one batch a step"
     rng = Streams(seed=seed, tags=("walk", done))
     logs: list[StepLog] = []
-    with network_draws(batches[0].x.device, done, seed=seed):
+    with network_draws(batches[0].x.device, "step", done, seed=seed):
         with exploring.walking(how.model, optimizer, steps=done / exploring.batches, rng=rng) as move:
             for number, batch in enumerate(batches):
                 log, v = _sloped(how, optimizer, batch, done + number, total, seed, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,8 +35,8 @@ class AWP:
             the "network".
         norm: How lengths of w, v and the gradient are measured: "l2", or "l1" (the paper's section 5.2).
         warmup: Epochs of plain training before it acts.
-        below: It acts only on batches whose loss at w is below so many nats, above 0, which costs a forward; None for
-            all batches.
+        below: It acts only on batches whose loss at w is below so many nats, above 0, which costs a forward (one of
+            those that ``statistics`` counts); None for all batches.
         decay_at: Where weight decay reads the weights: "w" as in the paper's equation 11, or "w+v".
         statistics: Which forwards move BatchNorm's running statistics: the trained one, at "w+v"; one at "w" in its
             place; or "every" one. "eval": one at w, made for it alone, and the search for v is in eval mode.
@@ -50,7 +51,8 @@ class AWP:
         From Stutz' code (``stutz``): it clamps the gradients that are stepped by to 0.05, element by element, which is
         for the training to do (``clip_gradient``, ``clip_gradient_by``). Of K steps there the last is not taken.
         With a threshold (2.1 nats; ``below``) it perturbs a batch if the loss of the batch before was below it, in
-        train mode; here the batch's own loss decides, in the mode of the search.
+        train mode, and the first not, and clamps no gradient where it does not perturb; here the batch's own loss
+        decides, in the mode of the search.
     """
 
     gamma: float = 5e-3
@@ -71,7 +73,7 @@ class AWP:
             )
         if self.steps < 1 or self.alternations < 1:
             raise BadInput(f"AWP needs at least 1 step and 1 alternation, not {self.steps} and {self.alternations}")
-        if self.below is not None and not self.below > 0:
+        if self.below is not None and not 0 < self.below < math.inf:
             raise BadInput(f"AWP acts where the loss is below some nats above 0, not {self.below:g}; leave it out for "
                            "all batches")  # fmt: skip
         check(self)
