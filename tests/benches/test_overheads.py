@@ -23,6 +23,7 @@ PGD = attack_of(8 / 255, 4)
     [
         (AT(attack=PGD), None, Passes(forwards=0, inputs=4, weights=1)),
         (AT(attack=PGD), AWP(), Passes(forwards=0, inputs=4, weights=2)),
+        (AT(attack=PGD), AWP(below=2.1), Passes(forwards=1, inputs=4, weights=2)),
         (AT(attack=PGD), RWP(), Passes(forwards=0, inputs=4, weights=1)),
         (AT(attack=PGD), AMP(steps=2), Passes(forwards=0, inputs=8, weights=3)),  # attacks again before the second
         (TRADES(attack=PGD), None, Passes(forwards=1, inputs=4, weights=2)),  # the outputs that the attack leads from

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from robustscape.runtime import Runtime, fast, graphs_compiled, lowered
 from robustscape.runtime.preparing import compiled, graphed
+from robustscape.streams import torch_draws
 
 pytestmark = [
     pytest.mark.slow,
@@ -162,3 +163,16 @@ def test_contract_a_small_batch_that_comes_first_is_not_prepared_for():
         assert graphs_compiled() == before
         torch.testing.assert_close(f(X), _net()(X))
     assert graphs_compiled() - before == 1
+
+
+@pytest.mark.parametrize("compile", ["yes", "no"])
+def test_contract_the_first_forward_draws_as_any_other(compile):
+    """A training that goes on in another process has its first forward there, in the middle of it."""
+    net = nn.Sequential(_net(), nn.Dropout(0.5)).train()
+    f = lowered(net, Runtime(device="cpu", precision="float32", compile=compile))
+    outputs = []
+    for _ in range(3):
+        with torch_draws(1, torch.device("cpu")):
+            outputs.append(f(X))
+    assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[1], outputs[2])
+    assert not torch.equal(outputs[0], f(X))

@@ -45,9 +45,9 @@ class OverheadsBench:
 
     The passes of both steps are counted, forwards, gradients to the inputs and gradients to the weights each by
     themselves, and each kind is timed by itself; all in the same precision. 1 is what cannot be done without. Of EMA,
-    label noise and PAS, which add none, it is the ratio of the steps. The other ratios are shown too, also those of
-    methods that save passes, and of mixup, penalties, clipping and Entropy-SGD. Half of RST's batch is pseudo-labelled.
-    As under ``weights``, ``batches`` and fewer ``steps`` steady the differences.
+    label noise and PAS, which add none, it is the ratio of the steps, to one of AT right beside it. The other ratios
+    are shown too, also those of methods that save passes, and of mixup, penalties, clipping and Entropy-SGD. Half of
+    RST's batch is pseudo-labelled. As under ``weights``, ``batches`` and fewer ``steps`` steady the differences.
 
     Attributes:
         problem: Network, batch and machine.
@@ -87,11 +87,16 @@ class OverheadsBench:
         methods = {name: how for name, how in self._perturbed().items() if not wanted or name in wanted}
         free = {name: side for name, side in self._free().items() if not wanted or name in wanted}
         steps = {name: self._trainer(*how).step for name, how in methods.items()}
-        sides = {_AT: self._trainer(self._at(), None).step, **steps, **free, **_passes(problem)}
+        at = self._trainer(self._at(), None).step
+        sides = {_AT: at, **steps}
+        for name, side in free.items():
+            sides |= {name: side, _beside(name): at}
+        sides |= _passes(problem)
         seconds = yield from timed(
             {name: _times(side, self.batches) for name, side in sides.items()}, self.rounds, problem.runtime
         )
         costs, notes = self._told(seconds, methods, free)
+        seconds = {name: taken for name, taken in seconds.items() if name not in map(_beside, free)}
         return made(
             self.name,
             f"{problem.words()}, AT with {attack_of(self.eps, self.steps).describe()}",
@@ -110,7 +115,8 @@ class OverheadsBench:
     ) -> tuple[dict[str, Spread], dict[str, Spread]]:
         """Return costs, what is added over what cannot be done without, and notes, the other plain ratios."""
         without, costs, notes = passes_of_step(self._at(), None), {}, {}
-        ratios = {name: _over(seconds[name], seconds[_AT]) for name in (*methods, *free)}
+        ratios = {name: _over(seconds[name], seconds[_AT]) for name in methods}
+        ratios |= {name: _over(seconds[name], seconds[_beside(name)]) for name in free}
         for name, how in methods.items():
             passes = passes_of_step(*how)
             if passes.work > without.work:
@@ -188,6 +194,11 @@ class OverheadsBench:
             return len(batches) * len(trainer.batch)
 
         return side
+
+
+def _beside(name: str) -> str:
+    """Return what AT's step is called that has its turn beside a method's."""
+    return f"{_AT} beside {name}"
 
 
 _How = tuple[Objective, WeightPerturbation | None]
