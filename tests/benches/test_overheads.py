@@ -44,6 +44,16 @@ def test_closed_form_what_is_added_is_counted_by_kind_in_every_round():
     assert _expected(seconds, more, less) == [201.0, 402.0]
 
 
+def test_closed_form_what_adds_no_pass_is_held_against_at_beside_it():
+    bench, at = OverheadsBench(steps=4), AT(attack=PGD)
+    seconds = {"at": (10.0, 10.0), "awp": (16.0, 13.0), "ema": (8.0, 9.0), "at beside ema": (4.0, 3.0)}
+    seconds |= {"forward": (1.0, 1.0), "pass to the inputs": (2.0, 2.0), "pass to the weights": (3.0, 3.0)}
+    costs, notes = bench._told(seconds, {"awp": (at, AWP())}, {"ema": lambda: 1.0})
+    assert (costs["ema / at"].low, costs["ema / at"].high) == pytest.approx((2.25, 2.75))  # quartiles of 2 and 3
+    assert costs["(awp - at) / added passes"].median == pytest.approx(1.5)  # of 6 / 3 and 3 / 3
+    assert notes["awp / at"].median == pytest.approx(1.45)
+
+
 def test_contract_only_the_methods_that_were_named_are_timed():
     bench = OverheadsBench(methods=("awp", "natural", "label-noise", "entropy-sgd", "mixup")).quick()
     result = drained(bench.running())
@@ -51,6 +61,7 @@ def test_contract_only_the_methods_that_were_named_are_timed():
     assert set(result.notes) == {"awp / at", "natural / at", "entropy sgd / at", "mixup / at"}
     assert set(result.rates) == {
         *("at", "awp", "natural", "label noise", "entropy sgd", "mixup"),
+        *("at beside label noise", "at beside entropy sgd", "at beside mixup"),
         *("forward", "pass to the inputs", "pass to the weights"),
     }
 

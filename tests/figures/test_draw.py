@@ -7,7 +7,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from robustscape.display import LIGHT
-from robustscape.figures import flatness, histograms, images, panels, training_curves
+from robustscape.figures import flatness, histograms, images, panels, style, training_curves
+from robustscape.figures.all import _counted
 
 
 @pytest.fixture
@@ -41,7 +42,20 @@ def test_contract_flatness_shows_a_point_with_intervals_for_every_run(ax, fake):
     ]
     (low, _), (high, _) = ax.containers[0][2][0].get_segments()[0]
     assert (low, high) == pytest.approx((0.93 * 0.2, 1.07 * 0.2))
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["AT"]
+    assert ax.get_legend_handles_labels()[1] == ["AT"]
+
+
+def test_closed_form_a_figure_of_many_groups_is_higher_and_counts_their_seeds_once():
+    few, _ = style.figure(1, 1, height=2.0)
+    many, _ = style.figure(1, 1, height=2.0)
+    style.legend(few, [f"run {k}" for k in range(4)])
+    style.caption(few, "word " * 20)
+    assert few.get_figheight() == 2.0
+    style.legend(many, [f"run {k}" for k in range(40)])  # at most six of 16 letters side by side
+    style.caption(many, "word " * 150)  # 23 to a line
+    assert many.get_figheight() == pytest.approx(2.0 + 0.15 * (7 - 4) + 0.1 * (7 - 4))
+    assert _counted({"AT": 2, "AWP": 3, "none": 0}) == "Seeds: AT 2, AWP 3."
+    assert _counted({str(k): 2 for k in range(9)}) == "Seeds: 2 each."
 
 
 def test_contract_histograms_are_densities(ax, fake):

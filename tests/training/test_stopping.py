@@ -66,6 +66,16 @@ def test_closed_form_patience_ends_after_so_many_epochs_without_a_better_one():
     assert list(_fit(settings, scores=[], state=state)[1]) == []
 
 
+def test_contract_what_a_score_draws_follows_from_the_seed():
+    class Drawing:
+        def __getitem__(self, epoch):
+            return float(torch.rand(()))
+
+    before, logs = torch.get_rng_state(), _logs(_fit(replace(SETTINGS, select="flatness"), scores=Drawing())[1])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert len({log.score for log in logs}) == 1 < len(logs)
+
+
 def test_contract_a_training_at_its_end_was_not_stopped():
     logs = _logs(_fit(replace(SETTINGS, select="nearby_loss", patience=5), scores=[0.0] * 6)[1])
     assert len(logs) == 6 and not logs[-1].stopped

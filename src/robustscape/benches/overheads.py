@@ -88,7 +88,8 @@ class OverheadsBench:
         free = {name: side for name, side in self._free().items() if not wanted or name in wanted}
         steps = {name: self._trainer(*how).step for name, how in methods.items()}
         at = self._trainer(self._at(), None).step
-        sides = {_AT: at, **steps}
+        halves = list(steps.items())[: len(steps) // 2], list(steps.items())[len(steps) // 2 :]
+        sides = dict(halves[0]) | {_AT: at} | dict(halves[1])  # in their middle, near to each
         for name, side in free.items():
             sides |= {name: side, _beside(name): at}
         sides |= _passes(problem)
@@ -96,7 +97,6 @@ class OverheadsBench:
             {name: _times(side, self.batches) for name, side in sides.items()}, self.rounds, problem.runtime
         )
         costs, notes = self._told(seconds, methods, free)
-        seconds = {name: taken for name, taken in seconds.items() if name not in map(_beside, free)}
         return made(
             self.name,
             f"{problem.words()}, AT with {attack_of(self.eps, self.steps).describe()}",

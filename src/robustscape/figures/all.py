@@ -16,6 +16,8 @@ from robustscape.relations import GAP, LATE, LOSS, Relations, levels, relations,
 from robustscape.runs import RunFolder, StudyFolder, checkpoints, grouped, labels, logs, read_folders
 from robustscape.types import BadInput
 
+_MANY = 8  # groups that a caption does not name one by one where they are alike
+
 Form: TypeAlias = Literal["pdf", "png", "svg"]
 """Kinds of file: vector graphics for papers and the web, and pixels at 200 to the inch."""
 
@@ -87,9 +89,8 @@ def _pictures(folders: Sequence[RunFolder], out: Path, form: Form) -> list[Path]
     """A figure of every measurement that has a picture, for each checkpoint."""
     paths = []
     for each in shown(folders, every=True):
-        seeds = ", ".join(f"{label} {count}" for label, count in each.runs.items() if count)
-        text = " ".join([f"{each.picture.title}.", *([f"Checkpoint {each.checkpoint}."] if each.checkpoint else []),
-                         f"Seeds: {seeds}."])  # fmt: skip
+        checkpoint = [f"Checkpoint {each.checkpoint}."] if each.checkpoint else []
+        text = " ".join([f"{each.picture.title}.", *checkpoint, _counted(each.runs)])
         path = out / f"{each.file}.{form}"
         paths.append(
             pictures.write(each.picture, [label if count else "" for label, count in each.runs.items()], text, path)
@@ -105,6 +106,7 @@ def _flatness(folders: Sequence[RunFolder], out: Path, form: Form) -> list[Path]
             continue
         made, (ax,) = figure(1, 1, height=3)
         flatness.draw(ax, found)
+        legend(made, _drawn(found), marked=True)
         flat, evaluation = next(pair for group in found.values() for pair in group)
         caption(
             made,
@@ -227,4 +229,12 @@ def _drawn(found: Mapping[str, Sequence[Any]]) -> list[str]:
 
 def _seeds(found: Mapping[str, Sequence[Any]]) -> str:
     """How many seeds stand behind each group, in words."""
-    return "Seeds: " + ", ".join(f"{label} {len(group)}" for label, group in found.items() if group) + "."
+    return _counted({label: len(group) for label, group in found.items()})
+
+
+def _counted(seeds: Mapping[str, int]) -> str:
+    """Seeds by group, in words; what many groups have alike is said once."""
+    there = {label: count for label, count in seeds.items() if count}
+    if len(there) > _MANY and len(set(there.values())) == 1:
+        return f"Seeds: {next(iter(there.values()))} each."
+    return f"Seeds: {', '.join(f'{label} {count}' for label, count in there.items())}."

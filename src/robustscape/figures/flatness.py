@@ -21,6 +21,8 @@ def draw(
 ) -> None:
     """Draw a point a run with its 95 % intervals, robust error or loss against average-case flatness.
 
+    ``ax.legend()`` names the groups.
+
     Args:
         ax: Where.
         points: Label to flatness and evaluation of each of its runs (seeds), of the same checkpoint.
@@ -44,4 +46,3 @@ def draw(
             )
     ax.set(xlabel="average-case flatness: rise of the robust loss, nats (smaller is flatter)")
     ax.set(ylabel="robust error, %" if quantity == "error" else "robust loss, nats")
-    ax.legend()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from robustscape.figures.style import FAINT, INK, caption, figure, group_colour, group_marker, legend, save
+from robustscape.figures.style import FAINT, INK, ROOM, caption, figure, group_colour, group_marker, legend, save
 from robustscape.pictures.plot import Picture, Plane, Plot, Style, Trace, ends, joined, marked, sentences, way
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def write(picture: Picture, labels: Sequence[str], text: str, path: Path) -> Pat
     rows = -(-count // columns)
     said = f"{text} {sentences((*picture.how, *picture.care))}"
     named = max((len(tick) for plot in picture.plots for tick in plot.ticks), default=0)
-    height = (2.3 if columns > 1 else 2.7) * rows + 0.1 * (len(said) // 118 + 1) + 0.3 + 0.04 * named * rows
+    height = (2.3 if columns > 1 else 2.7) * rows + 0.1 * min(len(said) // 118 + 1, ROOM) + 0.3 + 0.04 * named * rows
     made, axes = figure(rows, columns, height=height)
     for ax, plot in zip(axes, picture.plots, strict=False):
         if plot.plane is not None and plot.plane.form == "surface":

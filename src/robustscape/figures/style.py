@@ -27,6 +27,10 @@ _MARKERS = "osD^vPX*"
 WIDTH = 5.5
 """Width of a figure, inches: the text width of most conference papers."""
 
+ROOM = 4
+"""Lines of a caption, or rows of a legend, that a figure has room for; more make it higher."""
+
+_ROW, _SMALL = 0.15, 0.1  # height of a legend's row and of a caption's line, inches
 _LINE, _KEY = 108, 10  # letters of a legend in the figure's width, and those that the sign before a word takes
 
 _RC: Any = {
@@ -107,7 +111,9 @@ def legend(made: Figure, names: Sequence[str], lines: Iterable[tuple[Any, str]] 
     looks = [(style if isinstance(style, dict) else {"linestyle": style}, meaning) for style, meaning in lines]
     styles = [Line2D([], [], color=INK, label=meaning, **look) for look, meaning in looks]
     handles = [*groups, *styles]
-    made.legend(handles=handles, loc="outside upper left", ncols=_columns([str(h.get_label()) for h in handles]))
+    columns = _columns([str(h.get_label()) for h in handles])
+    _make_room(made, -(-len(handles) // columns) - ROOM, _ROW)
+    made.legend(handles=handles, loc="outside upper left", ncols=columns)
 
 
 def _columns(words: Sequence[str]) -> int:
@@ -123,7 +129,14 @@ def _columns(words: Sequence[str]) -> int:
 
 def caption(made: Figure, text: str) -> None:
     """Put the settings that made the numbers under a figure, small."""
-    made.supxlabel(textwrap.fill(text, 118), fontsize=6, x=0.01, ha="left", color=INK)
+    lines = textwrap.wrap(text, 118)
+    _make_room(made, len(lines) - ROOM, _SMALL)
+    made.supxlabel("\n".join(lines), fontsize=6, x=0.01, ha="left", color=INK)
+
+
+def _make_room(made: Figure, rows: int, height: float) -> None:
+    """Make a figure higher by so many rows, where there are more than its Axes can spare."""
+    made.set_figheight(made.get_figheight() + height * max(0, rows))
 
 
 def save(made: Figure, path: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -150,11 +150,19 @@ def _task_size(measurement: Measurement, subject: Subject, count: int, workers: 
 
 
 def _values(measurement: Measurement, subject: Subject, points: Sequence[Plain]) -> list[Plain]:
-    """Measure the points of a task; a model that draws from torch does so from the subject's seed in each."""
-    with torch_draws(subject.seed, subject.x.device):
-        if isinstance(measurement, Grouped) and measurement.at_once(subject) > 1:
+    """Measure the points of a task; a model that draws from torch begins with the subject's seed at each point."""
+
+    def drawing() -> AbstractContextManager[None]:
+        return torch_draws(subject.seed, subject.x.device)
+
+    if isinstance(measurement, Grouped) and measurement.at_once(subject) > 1:
+        with drawing():
             return _as_stored(measurement.several(subject, points))
-        return _as_stored([measurement.at(subject, point) for point in points])
+    found: list[Plain] = []
+    for point in points:
+        with drawing():
+            found.append(measurement.at(subject, point))
+    return _as_stored(found)
 
 
 def _turn(

@@ -236,7 +236,8 @@ class _Heads(nn.Module):
     def __init__(self, classes: nn.Linear, kind: Literal["linear", "mlp"]) -> None:
         super().__init__()
         self.classes = classes
-        with torch_draws(Streams(0, ("rotation head",)).torch_seed(), torch.device("cpu")):
+        cpu = torch.device("cpu")
+        with torch_draws(Streams(0, ("rotation head",)).torch_seed(), cpu), cpu:
             rotation: nn.Module = nn.Linear(classes.in_features, _ANGLES)
             if kind == "mlp":
                 hidden = nn.Linear(classes.in_features, 256)

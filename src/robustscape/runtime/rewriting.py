@@ -87,7 +87,7 @@ def _drop_dropout(graph: fx.GraphModule) -> None:
     modules = dict(graph.named_modules())
     for node in graph.graph.nodes:
         if _is(node, modules, nn.Dropout):
-            node.replace_all_uses_with(node.args[0])
+            node.replace_all_uses_with(node.all_input_nodes[0])
             graph.graph.erase_node(node)
 
 

@@ -290,7 +290,8 @@ def end_epoch(
         mine, on_test = (score_of(tracked.get(name), by) for name in ("validation", "test"))
         if settings.scored and tracked:
             assert score is not None, "checked before the first step"
-            mine = -math.inf if warnings else score(state.kept)  # a dead network is the flattest of all
+            with network_draws(_device(state), "score", seed=seed):
+                mine = -math.inf if warnings else score(state.kept)  # a dead network is the flattest of all
     except Diverged as error:
         raise Diverged(f"tracking after epoch {number}, step {state.done}: {error}") from None
     selected = not settings.track or mine > state.best

@@ -121,7 +121,8 @@ def network_draws(device: torch.device, *what: str | int, seed: int) -> Abstract
 
     Args:
         device: Where the network is.
-        what: What it is used for, and how far the training is: tells one use from another, as the rank does.
+        what: What it is used for, and of a step which one, as the rank does: tells one use from another. All epochs
+            are tracked with the same numbers.
         seed: Of every random number.
     """
     return torch_draws(Streams(seed, ("network", rank(), *what)).torch_seed(), device)

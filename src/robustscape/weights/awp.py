@@ -35,8 +35,8 @@ class AWP:
             the "network".
         norm: How lengths of w, v and the gradient are measured: "l2", or "l1" (the paper's section 5.2).
         warmup: Epochs of plain training before it acts.
-        below: It acts only on batches whose loss at w is below so many nats, above 0, which costs a forward (one of
-            those that ``statistics`` counts); None for all batches.
+        below: It acts only on batches whose loss at w is below so many nats, above 0, which costs a forward
+            (``statistics`` says whether it counts); None for all batches.
         decay_at: Where weight decay reads the weights: "w" as in the paper's equation 11, or "w+v".
         statistics: Which forwards move BatchNorm's running statistics: the trained one, at "w+v"; one at "w" in its
             place; or "every" one. "eval": one at w, made for it alone, and the search for v is in eval mode.
