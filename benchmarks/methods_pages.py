@@ -35,6 +35,7 @@ PAGES: Mapping[str, Sequence[str]] = {
     "activations": ("SiLU", "GELU", "Mish", "Softplus"),
     "amp": ("AT-AMP",),
     "asam": ("AT-ASAM",),
+    "at": (),
     "autoaugment": ("AutoAugment",),
     "awp": ("AT-AWP",),
     "cutout": ("Cutout",),
@@ -60,7 +61,7 @@ PAGES: Mapping[str, Sequence[str]] = {
     "swa": ("SWA",),
     "trades": ("TRADES", "TRADES-AWP"),
 }
-"""Page to the titles of its methods."""
+"""Page to the titles of its methods; AT is on each."""
 
 
 def main() -> None:
