@@ -66,7 +66,7 @@ def test_end_to_end_closing_ends_what_is_in_the_middle_of_something():
 _PARENT = """
 import operator, signal
 from robustscape.runtime.pool import pooled
-busy = "iter([print('here', flush=True), __import__('signal').pause()])"
+busy = "iter([__import__('os').write(1, b'here\\\\n'), __import__('signal').pause()])"
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started without
     list(pooled(operator.call, eval, (busy, busy), processes=2))
@@ -79,11 +79,14 @@ def test_end_to_end_the_processes_end_with_the_one_that_asked(how, tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(_PARENT)
     with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
-        assert [parent.stdout.readline(), parent.stdout.readline()] == [b"here\n"] * 2
-        parent.send_signal(how)
-        assert parent.communicate(timeout=60)[0] == b""  # its end comes once the last of them is gone
-        assert parent.returncode == -how
+        try:
+            assert parent.stdout is not None
+            assert [parent.stdout.readline(), parent.stdout.readline()] == [b"here\n"] * 2
+            parent.send_signal(how)
+            assert parent.communicate(timeout=60)[0] == b""  # its end comes once the last of them is gone
+            assert parent.returncode == -how
+        finally:
+            parent.kill()
 
 
 def test_contract_what_cannot_be_sent_is_refused():
