@@ -121,8 +121,8 @@ def network_draws(device: torch.device, *what: str | int, seed: int) -> Abstract
 
     Args:
         device: Where the network is.
-        what: What it is used for, and of a step which one, as the rank does: tells one use from another. All epochs
-            are tracked with the same numbers.
+        what: What the network is used for, and at which step, where this is to draw other numbers than the last one:
+            all epochs are tracked with the same. Ranks draw different ones.
         seed: Of every random number.
     """
     return torch_draws(Streams(seed, ("network", rank(), *what)).torch_seed(), device)
